@@ -1,0 +1,72 @@
+# make serve   installs mtlsd in .venv, makes the server's pair unless it is there, and runs it on port 9443
+# make test    the whole suite with trial, and the floors of coverage
+# make check   ruff, the formatter, mypy
+# make mutate  would the tests notice if a line of mtlsd/policy.py were wrong?
+# make clean   removes what these made, and never anything under certs/
+
+PYTHON ?= python3
+PORT ?= 9443
+
+venv := .venv
+bin := $(venv)/bin
+apt := apt-get install git make python3-venv curl openssl
+
+# A Python that has gone (an upgrade of the system, a folder that was moved) means: install again.
+$(shell $(bin)/python -c '' 2>/dev/null || rm -f $(venv)/.installed-*)
+
+.PHONY: help serve test check format mutate clean tools
+.DELETE_ON_ERROR:
+
+help: tools
+	@sed -n 's/^# make /make /p' Makefile
+
+serve: $(venv)/.installed-serve
+	$(bin)/mtlsd init
+	exec $(bin)/twistd -n mtlsd --port $(PORT) --access-log -
+
+# Servers that the tests start are measured too (pyproject.toml), hence `combine`.
+test: $(venv)/.installed-test
+	$(bin)/coverage erase
+	PATH="$(CURDIR)/$(bin):$$PATH" $(bin)/coverage run -m twisted.trial --temp-directory $(venv)/trial tests
+	$(bin)/coverage combine --quiet
+	$(bin)/coverage json --quiet -o $(venv)/coverage.json
+	$(bin)/python .ci/floors.py $(venv)/coverage.json
+
+check: $(venv)/.installed-check
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+format: $(venv)/.installed-check
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+# In a copy, for a mutant that outlives an interrupted run would be a policy that is wrong.
+mutate: $(venv)/.installed-mutate
+	rm -rf $(venv)/mutants && mkdir $(venv)/mutants && cp -R mtlsd tests .ci/cosmic-ray.toml $(venv)/mutants
+	cd $(venv)/mutants && PATH="$(CURDIR)/$(bin):$$PATH" && export PATH && cosmic-ray init cosmic-ray.toml session.sqlite \
+		&& cr-filter-operators session.sqlite cosmic-ray.toml && cosmic-ray baseline cosmic-ray.toml \
+		&& cosmic-ray exec cosmic-ray.toml session.sqlite && cr-report session.sqlite --surviving-only && cr-rate --fail-over 10 session.sqlite
+
+clean:
+	rm -rf $(venv) build dist *.egg-info _trial_temp* .coverage .coverage.* .mypy_cache .ruff_cache .hypothesis
+	rm -f twisted/plugins/dropin.cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- what the above need ---
+
+# The stamp is made last, so an install that was interrupted is done again.
+$(venv)/.installed-%: setup.cfg pyproject.toml | tools
+	$(PYTHON) -m venv $(venv)
+	$(bin)/pip install --quiet --disable-pip-version-check --editable '.$(if $(filter-out serve,$*),[$*])'
+	@touch $@
+
+.PRECIOUS: $(venv)/.installed-%
+
+tools:
+	@missing=; \
+	for tool in git curl openssl; do command -v $$tool >/dev/null || missing="$$missing $$tool"; done; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	if [ -n "$$missing" ]; then echo "missing:$$missing; to put it right: $(apt)" >&2; exit 1; fi; \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is too old: 3.11 is wanted; to put it right: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }

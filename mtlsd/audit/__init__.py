@@ -1,0 +1,1 @@
+"""One verdict per connection: the events, and where they go."""

@@ -1,0 +1,120 @@
+"""The events of the audit log and of the ledger.
+
+Pure values.  One event is one JSON object on one line; the keys are a contract (docs/events.md).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from mtlsd.identity import Certificate, Tls
+
+
+class Kind(StrEnum):
+    """What an event says happened."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    #: A live connection was cut because its certificate was revoked.
+    REVOKED = "revoked"
+    #: A live connection was cut because its certificate came to its end.
+    EXPIRED = "expired"
+    #: The command authorized a certificate.
+    AUTHORIZED = "authorized"
+    #: The command revoked a client's certificate.
+    REVOKED_CLIENT = "revoked-client"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the audit log or of the ledger.
+
+    ``time`` is aware.  ``client`` is the authorized name or ``None``; ``fingerprint``, ``subject`` and ``not_after``
+    are of the leaf that was shown; ``peer`` is (address, port); ``detail`` is fixed text of ours or of OpenSSL, never
+    of the peer; ``actor`` is the system user who gave the command, in the ledger.
+    """
+
+    time: datetime
+    event: Kind
+    reason: str | None = None
+    connection: str | None = None
+    listener: str | None = None
+    client: str | None = None
+    fingerprint: str | None = None
+    subject: str | None = None
+    not_after: datetime | None = None
+    peer: tuple[str, int] | None = None
+    tls: Tls | None = None
+    remedy: str | None = None
+    detail: str | None = None
+    actor: str | None = None
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the JSON object: text, numbers, booleans and ``None`` only."""
+        return {
+            "time": rfc3339(self.time),
+            "event": str(self.event),
+            "connection": self.connection,
+            "listener": self.listener,
+            "reason": None if self.reason is None else str(self.reason),
+            "client": self.client,
+            "fingerprint": self.fingerprint,
+            "subject": self.subject,
+            "not_after": None if self.not_after is None else rfc3339(self.not_after),
+            "peer": None if self.peer is None else {"address": self.peer[0], "port": self.peer[1]},
+            "tls": None if self.tls is None else tls_as_dict(self.tls),
+            "remedy": self.remedy,
+            "detail": self.detail,
+            "actor": self.actor,
+        }
+
+    def as_json(self) -> str:
+        """Return one line of ASCII without its line end: nothing in a certificate can break out of it."""
+        return json.dumps(self.as_dict(), ensure_ascii=True, separators=(", ", ": "))
+
+    def in_words(self) -> str:
+        """Return one readable line, for the service's log."""
+        words = [str(self.event)]
+        if self.client is not None:
+            words.append(self.client)
+        if self.peer is not None:
+            words.append(f"from {endpoint(*self.peer)}")
+        if self.event is Kind.REJECTED:
+            words.append(f"because {self.reason}")
+        if self.detail is not None:
+            words.append(f"({self.detail})")
+        if self.fingerprint is not None:
+            words.append(f"certificate {self.fingerprint} {self.subject or ''}".rstrip())
+        if self.tls is not None:
+            words.append(" ".join(filter(None, (self.tls.version, self.tls.cipher, self.tls.group))))
+            if self.tls.resumed:
+                words.append("resumed")
+        line = " ".join(words)
+        if self.remedy is not None:
+            line += f"; to put it right: {self.remedy}"
+        return line if self.connection is None else f"{line} [{self.connection}]"
+
+
+def certificate_fields(certificate: Certificate | None) -> tuple[str | None, str | None, datetime | None]:
+    """Return (fingerprint, subject, not_after) as an event has them."""
+    if certificate is None:
+        return None, None, None
+    return certificate.fingerprint, certificate.subject, certificate.not_after
+
+
+def tls_as_dict(tls: Tls) -> dict[str, object]:
+    """Return the JSON object of what was negotiated."""
+    return {"version": tls.version, "cipher": tls.cipher, "group": tls.group, "resumed": tls.resumed}
+
+
+def rfc3339(time: datetime) -> str:
+    """Return an aware time in UTC with milliseconds, as RFC 3339 has it."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def endpoint(address: str, port: int) -> str:
+    """Return ``address:port``, with brackets around an IPv6 address (RFC 3986 3.2.2)."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,0 +1,153 @@
+"""Where events go: memory, a file of JSON lines, the service's log.
+
+A sink never raises: a full disk stops neither serving nor the log of the problem.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from twisted.logger import Logger
+from zope.interface import Interface, implementer
+
+from mtlsd.audit.events import Event, Kind
+from mtlsd.errors import SettingsError
+
+#: Seconds between two complaints about one and the same problem.
+COMPLAINT_INTERVAL = 60.0
+
+
+class IAuditSink(Interface):
+    """Takes events, one at a time, and never raises."""
+
+    def write(event: Event) -> None:
+        """Take *event*."""
+
+
+class LineFile:
+    """A file that only grows, one line a write, made 0600.
+
+    A line is handed to the kernel before :meth:`write` returns (no buffer of ours); it is not fsync'ed.  After a
+    write that failed half-way the next line starts on a line of its own, so a reader loses one record at most.
+    """
+
+    def __init__(self, path: Path, seconds: Callable[[], float]) -> None:
+        """Open *path* for appending.  Raises :exc:`~mtlsd.errors.SettingsError`, naming it, where that fails."""
+        self.path = path
+        self._seconds = seconds
+        self._log = Logger()
+        self._torn = False
+        self._lost = 0
+        self._complained = float("-inf")
+        try:
+            self._descriptor = _open_for_appending(path)
+        except OSError as error:
+            raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error
+
+    def write(self, line: str) -> None:
+        """Append *line* (without its line end).  Never raises: what is lost is counted, and said once a minute."""
+        data = line.encode("utf-8", "backslashreplace") + b"\n"
+        if self._torn:
+            data = b"\n" + data
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(self._descriptor, data[written:])
+                self._torn = True
+        except OSError as error:
+            self._lost += 1
+            self._complain(error.strerror)
+            return
+        self._torn = False
+        if self._lost:
+            self._log.warn("{path}: writing again; {lost} lines were lost", path=self.path, lost=self._lost)
+            self._lost = 0
+            self._complained = float("-inf")
+
+    def reopen(self) -> None:
+        """Open the path again, for logrotate.  Where that fails the old file stays in use, and it is said."""
+        try:
+            fresh = _open_for_appending(self.path)
+        except OSError as error:
+            self._log.error(
+                "{path}: cannot be opened again, the old file stays in use: {why}", path=self.path, why=error.strerror
+            )
+            return
+        os.close(self._descriptor)
+        self._descriptor, self._torn = fresh, False
+
+    def close(self) -> None:
+        """Close the file; nothing is written after this."""
+        os.close(self._descriptor)
+
+    def _complain(self, why: str | None) -> None:
+        now = self._seconds()
+        if now - self._complained >= COMPLAINT_INTERVAL:
+            self._complained = now
+            self._log.error(
+                "{path}: cannot be written, {lost} lines lost so far: {why}", path=self.path, lost=self._lost, why=why
+            )
+
+
+@implementer(IAuditSink)
+class MemorySink:
+    """Keeps the events, for tests and for whoever embeds the server."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def write(self, event: Event) -> None:
+        self.events.append(event)
+
+
+@implementer(IAuditSink)
+class JsonLinesSink:
+    """The audit log: one JSON object a line."""
+
+    def __init__(self, file: LineFile) -> None:
+        self._file = file
+
+    def write(self, event: Event) -> None:
+        self._file.write(event.as_json())
+
+
+@implementer(IAuditSink)
+class LogSink:
+    """The service's log, in readable words, one line an event."""
+
+    def __init__(self, log: Logger | None = None) -> None:
+        self._log = log or Logger()
+
+    def write(self, event: Event) -> None:
+        # The sentence goes in as a value: a brace in a subject is not a format.
+        emit = self._log.info if event.event is Kind.ACCEPTED else self._log.warn
+        emit("{verdict}", verdict=event.in_words(), event=event)
+
+
+@implementer(IAuditSink)
+class Fanout:
+    """Hands each event to several sinks; one that fails does not keep it from the others."""
+
+    def __init__(self, sinks: Iterable[IAuditSink]) -> None:
+        self._sinks = tuple(sinks)
+        self._log = Logger()
+
+    def write(self, event: Event) -> None:
+        for sink in self._sinks:
+            try:
+                sink.write(event)
+            except Exception as error:
+                self._log.error("an audit sink failed: {error!r}", error=error)
+
+
+def _open_for_appending(path: Path) -> int:
+    # O_NONBLOCK: opening a FIFO that nobody reads fails instead of holding the whole service.
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
+    descriptor = os.open(path, flags, 0o600)
+    if not (stat.S_ISREG(os.fstat(descriptor).st_mode) or str(path).startswith("/dev/")):
+        os.close(descriptor)
+        raise OSError(0, "not a regular file")
+    return descriptor

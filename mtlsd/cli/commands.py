@@ -1,0 +1,310 @@
+"""The verbs of the ``mtlsd`` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shlex
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mtlsd import __version__
+from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
+from mtlsd.cli.tables import clients_json, clients_table, explanation_text
+from mtlsd.clientpair import made_and_authorized
+from mtlsd.errors import CertificateError, MtlsdError
+from mtlsd.explain import explained
+from mtlsd.identity import GRANT_DIGITS, LOOKUP_DIGITS, parse_fingerprint
+from mtlsd.keys import MOST_DAYS, read_host
+from mtlsd.registry.founding import SERVER_CERTIFICATE, found, server_certificate
+from mtlsd.registry.pem import PemFile, certificates_in
+from mtlsd.registry.problems import Severity
+from mtlsd.registry.room import Change, in_force, looked_at, overruled
+from mtlsd.registry.store import Store
+from mtlsd.text import printable
+
+_PORT = 9443
+_LARGEST = 1 << 20
+_LOOPBACK = ("127.0.0.1", "::1")
+
+_certs = click.option(
+    "--certs",
+    metavar="DIR",
+    type=click.Path(readable=False, path_type=Path),
+    default=Path("certs"),
+    show_default=True,
+    help="Folder of the server's pair and of the authorized clients.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_again = click.option("--again", is_flag=True, help="Let in what was revoked before.")
+
+
+def _checked(check: Callable[[str], str]) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    """Return a click callback that reads an option, or each value of a repeated one, with *check*."""
+
+    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        try:
+            return tuple(map(check, value)) if isinstance(value, tuple) else None if value is None else check(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, parameter) from error
+
+    return callback
+
+
+@click.group(
+    cls=OneLineGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="The first steps: mtlsd init; twistd -n mtlsd --port 9443; mtlsd new alice --out alice",
+)
+@click.version_option(__version__, prog_name="mtlsd", message="%(prog)s %(version)s")
+@click.pass_context
+def mtlsd(context: click.Context) -> None:
+    """Who may come through the door: authorized_keys for HTTPS.
+
+    Every change is in force within a second; the server need not be restarted.
+    """
+    if context.invoked_subcommand is None:
+        context.fail(f"which verb? {', '.join(mtlsd.list_commands(context))}")
+
+
+@mtlsd.command(
+    short_help="Make the folder and the server's own pair.", epilog="Example: mtlsd init --name www.example.org --name 192.0.2.7"
+)
+@click.option(
+    "--name",
+    "names",
+    metavar="HOST",
+    multiple=True,
+    callback=_checked(read_host),
+    help="A host name or address of the server; may be repeated.",
+)
+@click.option(
+    "--days", type=click.IntRange(1, MOST_DAYS), default=825, show_default=True, help="How long the certificate is good."
+)
+@_certs
+def init(names: tuple[str, ...], days: int, certs: Path) -> int:
+    """Make the folder and the server's own pair, unless they are there.
+
+    The certificate is good for localhost, this host's name, the loopback addresses and each HOST.
+    """
+    founded = found(certs, names, _own_hosts(), _now, days)
+    for made in founded.made:
+        click.echo(f"made {printable(str(certs) if made == '.' else str(certs / made))}")
+    certificate = founded.certificate
+    hosts = ", ".join([*founded.hosts.names, *founded.hosts.addresses]) or founded.hosts.common_name or "no host"
+    if not founded.made:
+        click.echo(f"{printable(str(certs))} is ready; nothing had to be made")
+    click.echo(f"the server's certificate: {certificate.fingerprint}")
+    click.echo(f"good for {hosts}, until {certificate.not_after:%Y-%m-%d}")
+    if certificate.not_after < _now():
+        complain(f"{certs / SERVER_CERTIFICATE} has expired: move it and the key away and run mtlsd init again")
+    return DONE
+
+
+@mtlsd.command(short_help="Make a client's pair and authorize it.", epilog="Example: mtlsd new alice --out alice")
+@click.argument("name")
+@click.option(
+    "--out",
+    metavar="DIR",
+    required=True,
+    type=click.Path(readable=False, path_type=Path),
+    help="Where the pair goes; made if missing.",
+)
+@click.option(
+    "--days", type=click.IntRange(1, MOST_DAYS), default=365, show_default=True, help="How long the certificate is good."
+)
+@click.option("--add", is_flag=True, help="A further certificate for a client that there is.")
+@_certs
+def new(name: str, out: Path, days: int, add: bool, certs: Path) -> int:
+    """Make a client's pair, NAMEKey.pem and NAMECrt.pem, and authorize it.
+
+    A key is best made where it is used: see mtlsd authorize.
+    """
+    pair = made_and_authorized(_store(certs), name, out, _now(), days, add=add)
+    click.echo(f"made {printable(str(pair.key))} and {printable(str(pair.certificate))}")
+    status = _report("authorized", pair.change)
+    command, host = ["curl"], "localhost"
+    try:
+        host = server_certificate(certs)[1].best()
+        command += ["--cacert", str(certs / SERVER_CERTIFICATE)]
+    except FileNotFoundError:
+        pass
+    except CertificateError as error:
+        complain(error)
+    command += ["--cert", str(pair.certificate), "--key", str(pair.key), f"https://{host}:{_PORT}/hello"]
+    click.echo(printable(shlex.join(command)))
+    return status
+
+
+@mtlsd.command(
+    short_help="Authorize a certificate that a client made.", epilog="Example: mtlsd authorize clientCrt.pem --name alice"
+)
+@click.argument("file", metavar="CERT.pem")
+@click.option("--name", required=True, help="The client's name: letters, digits and . _ @ -")
+@click.option("--add", is_flag=True, help="A further certificate for a client that there is.")
+@click.option("--all", "every", is_flag=True, help="Authorize each of the certificates in the file.")
+@_again
+@_certs
+def authorize(file: str, name: str, add: bool, every: bool, again: bool, certs: Path) -> int:
+    """Authorize a certificate that a client made; - reads standard input.
+
+    Only the certificate is needed; its key stays with the client.
+    """
+    found = _read_pem(file)
+    count = len(found.certificates)
+    if count > 1 and not every:
+        raise MtlsdError(
+            f"{_shown(file)} holds {count} certificates: --all authorizes each of them as {name}; of a chain, only the first belongs here"
+        )
+    change = _store(certs).authorize(found.certificates, name, add=add, again=again)
+    if found.has_private_key:
+        complain(
+            f"{_shown(file)} holds a private key too: it was not copied; keep it with the client, and send only the certificate"
+        )
+    return _report("authorized", change)
+
+
+@mtlsd.command(short_help="List who is authorized.", epilog="Example: mtlsd clients --json")
+@_json
+@_certs
+def clients(as_json: bool, certs: Path) -> int:
+    """List who is authorized: name, fingerprint, kind of key, expiry."""
+    seen = looked_at(certs)
+    for problem in [*(problem.text for problem in seen.problems), *overruled(seen)]:
+        complain(problem)
+    authorizations = in_force(seen.snapshot)
+    if as_json:
+        click.echo(json.dumps(clients_json(authorizations, certs), indent=2))
+    elif authorizations:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        click.echo(clients_table(authorizations, _now(), width))
+    else:
+        complain(
+            "no clients yet: mtlsd new NAME --out DIR makes the first, mtlsd authorize CERT.pem --name NAME takes one that is made"
+        )
+    return DONE
+
+
+@mtlsd.command(short_help="Shut a client out, now and for good.", epilog="Example: mtlsd revoke alice --reason 'laptop lost'")
+@click.argument("name", required=False)
+@click.option(
+    "--fingerprint",
+    metavar="F",
+    callback=_checked(lambda text: parse_fingerprint(text, LOOKUP_DIGITS)),
+    help="Revoke one certificate: 8 digits or more of its fingerprint; all 64 also revoke one that nobody holds yet.",
+)
+@click.option("--reason", metavar="TEXT", help="Why; kept in the tombstone and the ledger.")
+@_certs
+@click.pass_context
+def revoke(context: click.Context, name: str | None, fingerprint: str | None, reason: str | None, certs: Path) -> int:
+    """Shut a client out, now and for good: all its certificates, or one.
+
+    Its live connections are cut, and a tombstone wins over whatever authorizes it later.
+    """
+    if (name is None) == (fingerprint is None):
+        context.fail("give either NAME or --fingerprint F")
+    store = _store(certs)
+    if name is not None:
+        return _report("revoked", store.revoke(name, reason))
+    return _report("revoked", store.revoke_fingerprint(fingerprint or "", reason))
+
+
+@mtlsd.command(short_help="Would this certificate get in?  If not, why?", epilog="Example: mtlsd explain clientCrt.pem")
+@click.argument("file", metavar="CERT.pem")
+@_json
+@_certs
+def explain(file: str, as_json: bool, certs: Path) -> int:
+    """Would the server let this certificate in?  If not: why, and what to do; - reads standard input.
+
+    The exit status is 0 for yes and 1 for no.  Of several certificates, the first is the client's own.
+    """
+    leaf = _read_pem(file).leaves[0]
+    seen = looked_at(certs)
+    explanation = explained(leaf, seen.snapshot, _now())
+    if not explanation.accepted:
+        # The reason may be a file that cannot be read.
+        for problem in seen.problems:
+            if problem.severity is Severity.ERROR:
+                complain(problem.text)
+    click.echo(json.dumps(explanation.as_dict(), indent=2) if as_json else explanation_text(explanation))
+    return DONE if explanation.accepted else REFUSED
+
+
+def _report(done: str, change: Change) -> int:
+    for fingerprint in change.fingerprints:
+        whose = (
+            f" as {change.client}" if change.client and done == "authorized" else f", of {change.client}" if change.client else ""
+        )
+        click.echo(f"{done} {fingerprint[:GRANT_DIGITS]}{whose}")
+    for note in change.notes:
+        click.echo(note)
+    for problem in change.problems:
+        complain(problem)
+    return REFUSED if change.problems else DONE
+
+
+def _read_pem(file: str) -> PemFile:
+    """Read the certificates of a file, or of standard input for ``-``.  There is at least one."""
+    try:
+        if file == "-":
+            data = sys.stdin.buffer.read(_LARGEST + 1)
+        else:
+            with open(file, "rb") as stream:
+                data = stream.read(_LARGEST + 1)
+    except OSError as error:
+        raise CertificateError(f"{_shown(file)}: cannot be read: {error.strerror}") from error
+    if len(data) > _LARGEST:
+        raise CertificateError(f"{_shown(file)}: it is larger than 1 MiB, so it is no certificate")
+    try:
+        found = certificates_in(data)
+    except CertificateError as error:
+        raise CertificateError(f"{_shown(file)}: {error}") from error
+    if not found.certificates:
+        raise CertificateError(f"{_shown(file)}: there is no certificate in it")
+    return found
+
+
+def _shown(file: str) -> str:
+    return "standard input" if file == "-" else printable(file)
+
+
+def _store(certs: Path) -> Store:
+    return Store(certs, _now, _login_user())
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _own_hosts() -> list[str]:
+    hosts = ["localhost"]
+    for name in (socket.gethostname(), socket.getfqdn()):
+        # A name that no certificate can hold, or that a resolver made of an address, is no name to be reached by.
+        with suppress(ValueError):
+            host = read_host(name)
+            if not host.endswith(".arpa"):
+                hosts.append(host)
+    return list(dict.fromkeys([*hosts, *_LOOPBACK]))
+
+
+def _login_user() -> str:
+    """Return who gave the command: the person at the terminal, also behind sudo."""
+    with suppress(OSError):
+        return printable(os.getlogin())
+    user = os.environ.get("SUDO_USER")
+    if os.geteuid() == 0 and user:
+        return printable(user)
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -1,0 +1,119 @@
+"""How the command shows things: tables that fit a terminal, and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from mtlsd.audit.events import rfc3339
+from mtlsd.explain import Explanation
+from mtlsd.identity import GRANT_DIGITS, LOOKUP_DIGITS
+from mtlsd.policy import Reason
+from mtlsd.registry.records import Authorization, Tombstone
+from mtlsd.text import printable, shortened
+
+SOON = timedelta(days=30)
+_GAP = "  "
+_LEAST_NAME = 12
+
+_IN_WORDS = {
+    Reason.UNKNOWN_CERTIFICATE: "nobody has authorized it",
+    Reason.REVOKED: "it was revoked",
+    Reason.EXPIRED: "it has expired",
+    Reason.NOT_YET_VALID: "it is not valid yet",
+    Reason.WEAK_KEY: "its key is too weak, or of a kind that is not used",
+    Reason.TOO_LARGE: "it is too large",
+}
+
+
+def clients_table(clients: Iterable[Authorization], now: datetime, width: int | None) -> str:
+    """Return the table of clients, in lines of at most *width* characters (``None``: as long as it takes).
+
+    In a narrow terminal the words about days, the kind of key and half of the fingerprint give way before names do.
+    """
+    rows = [(client, client.certificate) for client in clients]
+    names = ["NAME", *(client.client for client, _ in rows)]
+    keys = ["KEY", *(certificate.key.label for _, certificate in rows)]
+    long = ["FINGERPRINT", *(certificate.fingerprint[:GRANT_DIGITS] for _, certificate in rows)]
+    # As many digits as a lookup takes: shortened, a fingerprint is still good for `mtlsd revoke --fingerprint`.
+    short = ["PRINT", *(certificate.fingerprint[:LOOKUP_DIGITS] for _, certificate in rows)]
+    worded = ["EXPIRES", *(_expiry(client.ends, now, words=True) for client, _ in rows)]
+    terse = ["EXPIRES", *(_expiry(client.ends, now, words=False) for client, _ in rows)]
+    layouts = ([long, keys, worded], [long, keys, terse], [long, terse], [short, terse])
+    if width is None:
+        return _table([names, *layouts[0]])
+    wanted = max(map(len, names))
+    room = 0
+    columns: list[list[str]] = []
+    for number, layout in enumerate(layouts):
+        room, columns = width - sum(max(map(len, column)) + len(_GAP) for column in layout), layout
+        # Words are worth less than a name, the other columns more than a long one.
+        if room >= (wanted if number == 0 else min(wanted, _LEAST_NAME)):
+            break
+    fitted = [shortened(name, max(room, 1)) for name in names]
+    return "\n".join(shortened(line, width) for line in _table([fitted, *columns]).splitlines())
+
+
+def clients_json(clients: Iterable[Authorization], folder: Path) -> list[dict[str, object]]:
+    """Return the list of ``mtlsd clients --json``; its keys are a contract.  ``file`` counts from *folder*."""
+    shown = printable(str(folder)) + "/"
+    return [
+        {
+            "name": client.client,
+            "fingerprint": client.certificate.fingerprint,
+            "key_type": client.certificate.key.label,
+            "subject": client.certificate.subject,
+            "not_before": rfc3339(client.certificate.not_before),
+            "not_after": rfc3339(client.certificate.not_after),
+            "groups": list(client.groups),
+            "file": client.file.removeprefix(shown),
+        }
+        for client in clients
+    ]
+
+
+def explanation_text(explanation: Explanation) -> str:
+    """Return the lines of ``mtlsd explain``."""
+    certificate, standing = explanation.certificate, explanation.standing
+    if explanation.accepted:
+        lines = [f"yes, as {explanation.client}"]
+    else:
+        words = _IN_WORDS[explanation.reason]
+        if isinstance(standing, Tombstone):
+            words += f", as {standing.client}" if standing.client else ""
+            words += f", {standing.time}" if standing.time else ""
+            words += f": {standing.reason}" if standing.reason else ""
+        lines = [f"no ({explanation.reason}): {words}"]
+        if explanation.client is not None:
+            lines.append(f"client       {explanation.client}")
+    lines += [
+        f"fingerprint  {certificate.fingerprint}",
+        f"subject      {shortened(certificate.subject, 500) or '(none)'}",
+        f"key          {certificate.key.label}",
+        f"valid        {certificate.not_before:%Y-%m-%d %H:%M} to {certificate.not_after:%Y-%m-%d %H:%M} UTC",
+    ]
+    if isinstance(standing, Authorization) and standing.ends != certificate.not_after:
+        lines.append(f"let in until {standing.ends:%Y-%m-%d %H:%M} UTC, by its NAME.toml")
+    if explanation.remedy is not None:
+        lines.append(f"remedy       {explanation.remedy}")
+    return "\n".join(lines)
+
+
+def _table(columns: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in columns]
+    return "\n".join(
+        _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in zip(*columns, strict=True)
+    )
+
+
+def _expiry(ends: datetime, now: datetime, *, words: bool) -> str:
+    day, left = f"{ends:%Y-%m-%d}", ends - now
+    if left < timedelta():
+        return f"{day} EXPIRED" if words else "EXPIRED"
+    if not words or left >= SOON:
+        return day
+    # A day that has begun counts: what was made for three days just now has three days left.
+    count = -(-left // timedelta(days=1)) or 1
+    return f"{day} ({count} day{'s' if count > 1 else ''} left)"

@@ -1,0 +1,123 @@
+"""Who is let in: one predicate, asked by the verify callback, after the handshake, and at every request.
+
+Pure: values in, a decision out.  Fails closed: whatever is not known to be right is :class:`Denied`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import TypeAlias
+
+from mtlsd.identity import Certificate, Key
+from mtlsd.registry.records import Authorization, Standing, Tombstone
+
+
+class Reason(StrEnum):
+    """Why a connection was accepted or rejected.  The values are a contract: scripts read them in the audit log."""
+
+    AUTHORIZED = "authorized"
+    UNKNOWN_CERTIFICATE = "unknown-certificate"
+    REVOKED = "revoked"
+    NO_CERTIFICATE = "no-certificate"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not-yet-valid"
+    WEAK_KEY = "weak-key"
+    TOO_LARGE = "too-large"
+    BAD_HANDSHAKE = "bad-handshake"
+    PLAIN_HTTP = "plain-http"
+    OLD_PROTOCOL = "old-protocol"
+    NO_COMMON_PROTOCOL = "no-common-protocol"
+    TIMEOUT = "timeout"
+    CLOSED = "closed"
+    OVER_LIMIT = "over-limit"
+    NOT_ALLOWED = "not-allowed"
+    INTERNAL_ERROR = "internal-error"
+
+
+@dataclass(frozen=True, slots=True)
+class Allowed:
+    """The certificate is authorized, now, under ``authorization.client``."""
+
+    authorization: Authorization
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """The certificate is refused."""
+
+    reason: Reason
+
+
+Decision: TypeAlias = Allowed | Denied
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a certificate may be.  RSA sizes in bits, ``certificate`` in bytes of DER, ``chain`` in certificates.
+
+    The upper bounds are there because a stranger's certificate is work for us before it is refused.
+    """
+
+    rsa_least: int = 2048
+    rsa_most: int = 8192
+    algorithms: frozenset[str] = frozenset(
+        {"EC P-256", "EC P-384", "EC P-521", "Ed25519", "Ed448", "ML-DSA-44", "ML-DSA-65", "ML-DSA-87"}
+    )
+    certificate: int = 16_384
+    chain: int = 4
+
+    def sound(self, key: Key) -> bool:
+        """Tell whether *key* is of a kind and size to rely on."""
+        if key.algorithm == "RSA":
+            return self.rsa_least <= key.bits <= self.rsa_most
+        return key.algorithm in self.algorithms
+
+
+LIMITS = Limits()
+
+
+def decide(leaf: Certificate | None, standing: Standing, now: datetime, limits: Limits = LIMITS) -> Decision:
+    """Decide on a leaf certificate (``None``: none was shown) with what the live registry knows of it.
+
+    *now* is aware, UTC.  The order is that of usefulness to the operator: the first thing that has to be put right
+    is the one that is named.  Dates are judged from the certificate itself, as RFC 5280 4.1.2.5 has them: both ends
+    belong to the validity.
+    """
+    if leaf is None:
+        return Denied(Reason.NO_CERTIFICATE)
+    if isinstance(standing, Tombstone):
+        return Denied(Reason.REVOKED)
+    if leaf.size > limits.certificate:
+        return Denied(Reason.TOO_LARGE)
+    if not limits.sound(leaf.key):
+        return Denied(Reason.WEAK_KEY)
+    # A standing that is some other certificate's cannot stand in for this one.
+    if standing is None or standing.certificate.fingerprint != leaf.fingerprint:
+        return Denied(Reason.UNKNOWN_CERTIFICATE)
+    if now < leaf.not_before:
+        return Denied(Reason.NOT_YET_VALID)
+    if now > standing.ends:
+        return Denied(Reason.EXPIRED)
+    return Allowed(standing)
+
+
+def remedy(reason: Reason, leaf: Certificate | None = None, now: datetime | None = None) -> str | None:
+    """Return the command that would put a rejection right, or ``None`` where no single command does.
+
+    Made of fixed text, the literal word ``NAME`` and the full fingerprint, never of certificate text: an operator
+    pastes it into a root shell.
+    """
+    if reason is Reason.UNKNOWN_CERTIFICATE:
+        # Authorizing what has ended would only be refused again.
+        if leaf is not None and now is not None and now > leaf.not_after:
+            return None
+        return "mtlsd authorize CERT.pem --name NAME"
+    if reason is Reason.REVOKED:
+        return "mtlsd authorize CERT.pem --name NAME --again"
+    if reason is Reason.EXPIRED:
+        return "mtlsd authorize NEW.pem --name NAME --add"
+    if reason is Reason.WEAK_KEY or reason is Reason.NO_CERTIFICATE:
+        return "mtlsd new NAME --out DIR"
+    return None

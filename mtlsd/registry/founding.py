@@ -1,0 +1,122 @@
+"""How the operator's folder begins: its rooms, and the server's own pair."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from mtlsd.errors import CertificateError, FolderError, Refused
+from mtlsd.identity import Certificate
+from mtlsd.keys import Hosts, hosts_in, new_server_pair
+from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
+from mtlsd.registry.lock import locked
+from mtlsd.registry.pem import certificates_in
+from mtlsd.registry.scan import AUTHORIZED, REVOKED
+from mtlsd.text import printable
+
+SERVER_KEY = "serverKey.pem"
+SERVER_CERTIFICATE = "serverCrt.pem"
+_LARGEST = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Founded:
+    """What :func:`found` has made (names under the folder), and the server's certificate with what it says it is."""
+
+    made: tuple[str, ...]
+    certificate: Certificate
+    hosts: Hosts
+
+
+def found(
+    folder: Path,
+    wanted: Sequence[str],
+    own: Sequence[str],
+    now: Callable[[], datetime],
+    days: int,
+    system: System | None = None,
+) -> Founded:
+    """Make what is missing of *folder*; what is there stays as it is.
+
+    *wanted* are the hosts that the operator asked for, *own* those of this machine, all as
+    :func:`mtlsd.keys.read_host` gives them.  Raises :exc:`~mtlsd.errors.Refused` where a pair is there that lacks one
+    of *wanted* or its other half, and :exc:`~mtlsd.errors.FolderError` where the folder cannot be written.
+    """
+    system = system or System()
+    made = []
+    try:
+        # The folder itself may be anywhere, so its parents are made as `mkdir -p` makes them.
+        if not folder.is_dir():
+            os.makedirs(folder, 0o755)
+            made.append(".")
+    except OSError as error:
+        raise FolderError(printable(f"{folder}: the folder cannot be made: {error.strerror}")) from error
+    with locked(folder, system) as root:
+        root.sweep()
+        pair = None
+        if _pair_is_there(folder, root):
+            certificate, hosts = server_certificate(folder)
+            _insist(folder, hosts, wanted)
+        else:
+            pair = new_server_pair([*own, *wanted], now(), days)
+            certificate, hosts = Certificate.from_der(pair.der), hosts_in(pair.der)
+        with failing_whole(folder), Transaction() as steps:
+            for part in (AUTHORIZED, REVOKED):
+                if not root.has(part):
+                    steps.make_folder(root, part, 0o755)
+                    made.append(part + "/")
+            if pair is not None:
+                key = steps.stage(root, pair.key_pem, 0o600)
+                staged = steps.stage(root, pair.certificate_pem, 0o644)
+                steps.place(root, key, SERVER_KEY)
+                steps.place(root, staged, SERVER_CERTIFICATE)
+                made += [SERVER_KEY, SERVER_CERTIFICATE]
+    return Founded(tuple(made), certificate, hosts)
+
+
+def server_certificate(folder: Path) -> tuple[Certificate, Hosts]:
+    """Read the server's own certificate in *folder*, and what it says it is.
+
+    Raises :exc:`FileNotFoundError` where there is none, and :exc:`~mtlsd.errors.CertificateError`, naming the file,
+    where it cannot be read.
+    """
+    path = folder / SERVER_CERTIFICATE
+    try:
+        # O_NONBLOCK: a FIFO in its place must not hold the command.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            found_in_it = certificates_in(file.read(_LARGEST))
+        if not found_in_it.certificates:
+            raise CertificateError("there is no certificate in it")
+        return found_in_it.leaves[0], hosts_in(found_in_it.certificates[0])
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise CertificateError(printable(f"{path}: cannot be read: {error.strerror}")) from error
+    except CertificateError as error:
+        raise CertificateError(printable(f"{path}: {error}")) from error
+
+
+def _pair_is_there(folder: Path, root: Folder) -> bool:
+    key, certificate = root.has(SERVER_KEY), root.has(SERVER_CERTIFICATE)
+    if key != certificate:
+        here, lost = (SERVER_KEY, SERVER_CERTIFICATE) if key else (SERVER_CERTIFICATE, SERVER_KEY)
+        raise Refused(
+            printable(
+                f"{folder / lost} is missing, but {folder / here} is there: put the other half back, or move this one away and run mtlsd init again"
+            )
+        )
+    return key
+
+
+def _insist(folder: Path, hosts: Hosts, wanted: Sequence[str]) -> None:
+    lacking = [host for host in wanted if not hosts.covers(host)]
+    if lacking:
+        raise Refused(
+            printable(
+                f"{folder / SERVER_CERTIFICATE} is there, but it does not name {', '.join(lacking)}: "
+                f"move it and {SERVER_KEY} away and run mtlsd init again with every --name"
+            )
+        )

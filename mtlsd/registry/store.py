@@ -1,0 +1,185 @@
+"""The writer: the only code that changes who is authorized in the operator's folder.
+
+Every change holds the folder's lock, looks at the folder as it is, checks, and then takes steps in an order in which
+a kill between any two of them lets nobody in who was not meant to be: what grants comes last, what revokes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from mtlsd.audit.events import Kind
+from mtlsd.errors import FolderError, NotFound, Refused
+from mtlsd.identity import (
+    FINGERPRINT_DIGITS,
+    GRANT_DIGITS,
+    LOOKUP_DIGITS,
+    Certificate,
+    is_client_name,
+    parse_fingerprint,
+    public_key_sha256,
+)
+from mtlsd.policy import Denied, Reason, decide
+from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
+from mtlsd.registry.lock import locked, missing
+from mtlsd.registry.records import Authorization, Tombstone
+from mtlsd.registry.room import Burial, Change, Room, looked_at
+from mtlsd.registry.scan import AUTHORIZED, REVOKED
+from mtlsd.registry.terms import Terms
+from mtlsd.text import printable
+
+_WHY = {
+    Reason.EXPIRED: "it has expired: make a new one",
+    Reason.WEAK_KEY: "its key is too weak, or of a kind that is not used: mtlsd new NAME --out DIR makes a good one",
+    Reason.TOO_LARGE: "it is too large",
+}
+
+
+class Store:
+    """Changes who is authorized.  Each method is one change: it happens whole, or it raises and nothing has changed.
+
+    They raise :exc:`~mtlsd.errors.Refused` for what must not be, :exc:`~mtlsd.errors.NotFound` for what is not there,
+    and :exc:`~mtlsd.errors.FolderError` where the folder cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, now: Callable[[], datetime], actor: str, system: System | None = None) -> None:
+        """*now* returns an aware time; *actor* is the login user, for the ledger; *system* makes the system calls."""
+        self._folder = folder
+        self._now = now
+        self._actor = actor
+        self._system = system or System()
+
+    def authorize(self, ders: Sequence[bytes], name: str, *, add: bool = False, again: bool = False) -> Change:
+        """Authorize certificates (DER) as client *name*.
+
+        *add* is needed where the client has others already, *again* for what was revoked: a certificate with a
+        tombstone, or another one with its key.
+        """
+        if not is_client_name(name):
+            raise Refused(
+                f"{printable(name)!r} is no client's name: up to 64 letters, digits and . _ @ -, a letter or digit first"
+            )
+        leaves = {leaf.fingerprint: (leaf, der) for leaf, der in ((Certificate.from_der(der), der) for der in ders)}
+        if not leaves:
+            raise Refused("there is no certificate to authorize")
+        with self._changing() as room:
+            terms, notes = room.terms(name)
+            for leaf, der in leaves.values():
+                notes += self._check(room, leaf, der, name, terms, again)
+            held = room.clients_content(name)
+            fresh = [der for fingerprint, (_, der) in leaves.items() if fingerprint not in held]
+            stones = [file for file, stone in room.seen.stones.items() if stone.tombstone.fingerprint in leaves]
+            if not fresh and not stones:
+                return Change(name, (), tuple(notes))
+            text = room.text_with(name, fresh, add) if fresh else None
+            with failing_whole(self._folder / AUTHORIZED / f"{name}.pem"), Transaction() as steps:
+                # The PEM before the tombstone: a kill in between leaves it revoked.  The other way round it would be
+                # in force wherever somebody had put it by hand.
+                if text is not None:
+                    room.write(steps, f"{name}.pem", text)
+                for file in stones:
+                    steps.remove(room.revoked, file)
+            granted = [leaf for leaf, der in leaves.values() if der in fresh or leaf.fingerprint in room.seen.snapshot.tombstones]
+            return room.recorded(Kind.AUTHORIZED, name, granted, notes, [], "again" if stones else None)
+
+    def revoke(self, name: str, reason: str | None = None) -> Change:
+        """Revoke all certificates of client *name*, and remove its files.  *reason* goes into the tombstones."""
+        with self._changing() as room:
+            if not is_client_name(name) or not room.authorized.has(f"{name}.pem"):
+                if is_client_name(name) and any(stone.client == name for stone in room.seen.snapshot.tombstones.values()):
+                    return Change(name, (), (f"{name} is revoked already",))
+                raise NotFound(f"there is no client {printable(name)!r}: mtlsd clients lists them")
+            burials, notes = room.holdings(name)
+            room.buried(burials, name, reason)
+            problems = room.removed(name)
+            if not burials and not problems:
+                notes.append(f"removed {room.shown(name)}")
+            # All of them, also where a tombstone was there: the command that made it may have been killed before this.
+            return room.recorded(Kind.REVOKED_CLIENT, name, burials, notes, problems, reason, always=True)
+
+    def revoke_fingerprint(self, digits: str, reason: str | None = None) -> Change:
+        """Revoke one certificate: by its fingerprint, or by 8 digits or more of it that fit no other.
+
+        All 64 digits revoke a certificate that nobody holds yet.  Raises :exc:`ValueError` for what is no fingerprint.
+        """
+        digits = parse_fingerprint(digits, LOOKUP_DIGITS)
+        with self._changing() as room:
+            holders: dict[str, list[str]] = {}
+            for client in room.seen.clients:
+                for fingerprint in room.clients_content(client):
+                    if fingerprint.startswith(digits):
+                        holders.setdefault(fingerprint, []).append(client)
+            dead = [fingerprint for fingerprint in room.seen.snapshot.tombstones if fingerprint.startswith(digits)]
+            fitting = sorted(holders.keys() | set(dead))
+            if len(fitting) > 1:
+                some = ", ".join(one[:GRANT_DIGITS] for one in fitting[:3]) + (", …" if len(fitting) > 3 else "")
+                raise Refused(f"{digits} fits {len(fitting)} certificates ({some}): give more of its digits")
+            if not fitting and len(digits) < FINGERPRINT_DIGITS:
+                raise NotFound(f"no certificate begins with {digits}: to revoke one that nobody holds, give all 64 digits")
+            fingerprint = fitting[0] if fitting else digits
+            names = sorted(holders.get(fingerprint, ()))
+            if dead and not names:
+                return Change(None, (), (f"certificate {fingerprint[:GRANT_DIGITS]} is revoked already",))
+            held = (one for name in names for one in room.holdings(name)[0] if one.fingerprint == fingerprint)
+            burials = [next(held, Burial(fingerprint))]
+            room.buried(burials, names[0] if names else None, reason)
+            problems = [problem for name in names for problem in room.cut(name, fingerprint)]
+            notes = [] if names else [f"nobody held {fingerprint[:GRANT_DIGITS]}: it will not get in"]
+            return room.recorded(Kind.REVOKED_CLIENT, names[0] if names else None, burials, notes, problems, reason)
+
+    def _check(self, room: Room, leaf: Certificate, der: bytes, name: str, terms: Terms, again: bool) -> list[str]:
+        """Refuse a certificate that must not be authorized; return what the operator should know of one that may."""
+        short, snapshot = leaf.fingerprint[:GRANT_DIGITS], room.seen.snapshot
+        ends = terms.ends(leaf.fingerprint, leaf.not_after)
+        decision = decide(leaf, Authorization(name, leaf, ends), self._now())
+        notes = []
+        if isinstance(decision, Denied):
+            if decision.reason is not Reason.NOT_YET_VALID:
+                raise Refused(f"certificate {short}: {_WHY[decision.reason]}")
+            notes.append(f"certificate {short} is not valid before {leaf.not_before:%Y-%m-%d %H:%M} UTC")
+        if leaf.fingerprint in snapshot.tombstones:
+            if not again:
+                raise Refused(
+                    f"certificate {short} is revoked{_told(snapshot.tombstones[leaf.fingerprint])}: --again lets it in all the same"
+                )
+        elif not again and leaf.fingerprint not in room.clients_content(name):
+            key = public_key_sha256(der)
+            twin = next((stone for stone in snapshot.tombstones.values() if stone.key_sha256 == key), None)
+            if twin is not None:
+                raise Refused(
+                    f"certificate {short} has the key of {twin.fingerprint[:GRANT_DIGITS]}, which is revoked{_told(twin)}: "
+                    "make a new key, or say --again"
+                )
+        others = [client for client in room.seen.clients if client != name and leaf.fingerprint in room.clients_content(client)]
+        if others:
+            raise Refused(f"certificate {short} is in {room.shown(others[0])} already, and one certificate is one client")
+        if leaf.fingerprint in room.clients_content(name):
+            notes.append(f"certificate {short} stands in {room.shown(name)} already")
+        return notes
+
+    @contextmanager
+    def _changing(self) -> Iterator[Room]:
+        with locked(self._folder, self._system) as root:
+            folders: list[Folder] = []
+            try:
+                for part in (AUTHORIZED, REVOKED):
+                    try:
+                        folders.append(Folder(part, self._system, root))
+                        folders[-1].sweep()
+                    except FileNotFoundError:
+                        raise missing(self._folder, part) from None
+                    except OSError as error:
+                        raise FolderError(
+                            printable(f"{self._folder / part}: the folder cannot be used: {error.strerror}")
+                        ) from error
+                yield Room(self._folder, root, folders[0], folders[1], looked_at(self._folder), self._now, self._actor)
+            finally:
+                for folder in folders:
+                    folder.close()
+
+
+def _told(stone: Tombstone) -> str:
+    return (f" (as {stone.client})" if stone.client else "") + (f" since {stone.time}" if stone.time else "")

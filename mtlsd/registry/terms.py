@@ -1,0 +1,104 @@
+"""``authorized/NAME.toml``: the operator's terms for a client.  Pure.
+
+Strict: an unknown key or a wrong type is an error.  A misspelt ``[retire]`` that is passed over in silence would
+leave somebody in.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+
+from mtlsd.errors import SettingsError
+from mtlsd.identity import parse_fingerprint
+from mtlsd.text import printable, shortened
+
+_GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_GRACE = re.compile(r"(?:0|([0-9]{1,5})([dhms]))\Z", re.ASCII)
+_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
+_LATEST = datetime.max.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Groups, the time that an ended certificate stays good, and the time (aware, UTC) at which one stops early."""
+
+    groups: tuple[str, ...] = ()
+    grace: timedelta = timedelta()
+    retire: Mapping[str, datetime] = field(default_factory=lambda: MappingProxyType({}))
+
+    def ends(self, fingerprint: str, not_after: datetime) -> datetime:
+        """Return when an authorization stops: the certificate's end and the grace, or its retirement if sooner."""
+        try:
+            end = not_after + self.grace if self.grace else not_after
+        except OverflowError:
+            # 99991231235959Z is how RFC 5280 4.1.2.5 writes "no end".
+            end = _LATEST
+        retired = self.retire.get(fingerprint)
+        return end if retired is None else min(end, retired)
+
+
+def read_terms(data: bytes) -> Terms:
+    """Read the text of a ``NAME.toml``.
+
+    Raises :exc:`~mtlsd.errors.SettingsError`, with the cause but not the file, for anything that is not exactly
+    ``groups`` (a list of names), ``grace`` (``7d``, ``12h``, ``30m``, ``45s`` or ``0``) and ``[retire]`` (fingerprint =
+    a time with its offset).
+    """
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"not TOML: {_shown(str(error) or type(error).__name__)}") from error
+    unknown = sorted(table.keys() - {"groups", "grace", "retire"})
+    if unknown:
+        raise SettingsError(f"unknown key {_shown(unknown[0])}; groups, grace and [retire] are known")
+    return Terms(_groups(table.get("groups", [])), _grace(table.get("grace", "0")), _retire(table.get("retire", {})))
+
+
+def _groups(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(group, str) and _GROUP.match(group) for group in value):
+        raise SettingsError("groups is a list of names (letters, digits, dots, dashes and underscores)")
+    return tuple(dict.fromkeys(value))
+
+
+def _grace(value: object) -> timedelta:
+    match = _GRACE.match(value) if isinstance(value, str) else None
+    if match is None:
+        raise SettingsError('grace is a text like "7d", "12h", "30m", "45s" or "0"')
+    number, unit = match.groups()
+    return timedelta(**{_UNITS[unit]: int(number)}) if unit else timedelta()
+
+
+def _retire(value: object) -> Mapping[str, datetime]:
+    if not isinstance(value, dict):
+        raise SettingsError("[retire] is a table: fingerprint = time")
+    times: dict[str, datetime] = {}
+    for key, time in value.items():
+        try:
+            fingerprint = parse_fingerprint(key)
+        except ValueError as error:
+            raise SettingsError(f"[retire] {_shown(key)}: {error}") from error
+        if fingerprint in times:
+            raise SettingsError(f"[retire] {fingerprint}: it is there twice")
+        times[fingerprint] = _time(fingerprint, time)
+    return MappingProxyType(times)
+
+
+def _time(fingerprint: str, value: object) -> datetime:
+    try:
+        if isinstance(value, str) and _RFC_3339.match(value):
+            value = datetime.fromisoformat(value.upper())
+        if isinstance(value, datetime) and value.tzinfo is not None:
+            return value.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise SettingsError(f"[retire] {fingerprint}: not a time with its offset, like 2026-12-31T12:00:00Z")
+
+
+def _shown(text: str) -> str:
+    return shortened(printable(text), 100)

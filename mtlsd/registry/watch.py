@@ -1,0 +1,103 @@
+"""inotify on the operator's folder: any event at all means, look again.
+
+Twisted's own reader drops an overflow of the queue in silence, and goes deaf once a watched folder is replaced.  So
+this one reads the events itself, and notes when a watch has become worthless.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.internet import fdesc, inotify
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IReactorFDSet
+from twisted.python.failure import Failure
+from twisted.python.filepath import FilePath
+
+_EVENT = struct.Struct("=iIII")
+_ENTRIES = inotify.IN_CREATE | inotify.IN_DELETE | inotify.IN_MOVED
+_SELF = inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_ONLYDIR
+_EVERYTHING = _ENTRIES | _SELF | inotify.IN_MODIFY | inotify.IN_CLOSE_WRITE | inotify.IN_ATTRIB
+_WORTHLESS = inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_UNMOUNT | inotify.IN_IGNORED | inotify.IN_Q_OVERFLOW
+
+
+class FolderWatch:
+    """Watches a folder for names that come and go, and the folders in it for every change of their files."""
+
+    def __init__(self, reactor: IReactorFDSet, folder: Path, inner: tuple[str, ...], heard: Callable[[], None]) -> None:
+        """*heard* is called, without any more, when something has happened."""
+        self._reactor = reactor
+        # A log that stands in the outer folder is written all the time, and says nothing: names only.
+        self._masks = {folder: _ENTRIES | _SELF} | {folder / name: _EVERYTHING for name in inner}
+        self._heard = heard
+        self._notifier: _Notifier | None = None
+        self._watched: dict[Path, tuple[int, int]] | None = None
+
+    def follow(self) -> bool:
+        """Watch the folders that stand at the paths now; tell whether these are other ones than before.
+
+        Raises :exc:`OSError` where the kernel has no watch left for us.  Cheap while nothing has changed.
+        """
+        # Looked at before the watch is set: a folder that is replaced in between differs at the next call.
+        now = {path: place for path in self._masks if (place := _place(path)) is not None}
+        if now == self._watched:
+            return False
+        self.close()
+        try:
+            self._notifier = notifier = _Notifier(self._reactor, self._told)
+            for path in now:
+                notifier.watch(FilePath(os.fsencode(path)), mask=self._masks[path])
+        except inotify.INotifyError as error:
+            self.close()
+            raise OSError("inotify has no watch left, or the folder has just gone") from error
+        notifier.startReading()
+        self._watched = now
+        return True
+
+    def close(self) -> None:
+        """Watch nothing any more; nothing stays in the reactor."""
+        self._watched = None
+        if self._notifier is not None:
+            notifier, self._notifier = self._notifier, None
+            notifier.connectionLost(Failure(ConnectionDone()))
+
+    def _told(self, worthless: bool) -> None:
+        if worthless:
+            self._watched = None
+        self._heard()
+
+
+class _Notifier(inotify.INotify):
+    """Twisted's descriptor, with a reader of our own."""
+
+    def __init__(self, reactor: IReactorFDSet, told: Callable[[bool], None]) -> None:
+        super().__init__(reactor)
+        self._told = told
+
+    def doRead(self) -> None:
+        fdesc.readFromFD(self.fileno(), self._events)
+
+    def connectionLost(self, reason: Failure) -> None:
+        # The reactor calls this as well when it ends, and a second close could hit a descriptor of somebody else.
+        if self.disconnected:
+            return
+        super().connectionLost(reason)
+
+    def _events(self, data: bytes) -> None:
+        worthless, at = False, 0
+        while at < len(data):
+            _, mask, _, size = _EVENT.unpack_from(data, at)
+            worthless = worthless or bool(mask & _WORTHLESS)
+            at += _EVENT.size + size
+        self._told(worthless)
+
+
+def _place(path: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

@@ -1,0 +1,173 @@
+"""Every setting of the service: its type, default, unit and meaning, in one place.
+
+A setting is an option ``--some-name`` of ``twistd mtlsd`` and a key ``some_name`` under ``[server]`` in the
+configuration file.  The command line wins, then the file, then the default.  Pure: values in, a checked value out.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast
+
+from mtlsd.errors import SettingsError
+
+_CERTS = "certs"
+
+
+def _setting(
+    default: object, help: str, *, least: float | None = None, most: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    return field(default=default, metadata={"help": help, "least": least, "most": most, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one service, checked.  Times are seconds, sizes are bytes, 0 connections means no limit."""
+
+    port: int = _setting(9443, "TCP port to listen on; 0 takes a free one.", least=0, most=65535)
+    interface: str = _setting("", "Address to listen on; default: every one, IPv4 and IPv6.")
+    certs: Path = _setting(Path(_CERTS), "Folder of the server's pair and of the authorized clients.")
+    key: Path | None = _setting(None, "The server's private key, PEM; default: serverKey.pem in the folder.")
+    cert: Path | None = _setting(None, "The server's certificate, PEM, its chain after it; default: serverCrt.pem in the folder.")
+    config: Path | None = _setting(None, "Configuration file (TOML) whose [server] table holds these settings.")
+    audit_log: Path | None = _setting(None, "File for the verdicts, one JSON object a line; default: none.")
+    access_log: str | None = _setting(None, "File for the requests, or - for the service's own log; default: none.")
+    handshake_timeout: float = _setting(10.0, "Seconds for a whole TLS handshake.", least=0.1)
+    head_timeout: float = _setting(10.0, "Seconds from the first byte of a request's head to its last.", least=0.1)
+    idle_timeout: float = _setting(60.0, "Seconds that a connection may wait between requests.", least=0.1)
+    close_timeout: float = _setting(5.0, "Seconds that a closed connection may take to go away.", least=0.1)
+    drain_timeout: float = _setting(30.0, "Seconds that responses in flight have to finish at shutdown.", least=0)
+    max_handshakes: int = _setting(2048, "Unfinished handshakes; past it the oldest is dropped.", least=1)
+    max_connections: int = _setting(0, "Connections of authorized clients; 0: no limit.", least=0)
+    max_per_address: int = _setting(0, "Connections from one address (IPv6: one /64); 0: no limit.", least=0)
+    max_head: int = _setting(32768, "Bytes of a request's line and headers.", least=1024)
+    tickets: bool = _setting(True, "TLS session tickets, on or off.")
+    tls_min: str = _setting("1.2", "Oldest TLS version, 1.2 or 1.3.", choices=("1.2", "1.3"))
+
+    @property
+    def key_path(self) -> Path:
+        return self.key or self.certs / "serverKey.pem"
+
+    @property
+    def cert_path(self) -> Path:
+        return self.cert or self.certs / "serverCrt.pem"
+
+
+def option_name(setting: Field[Any]) -> str:
+    """Return the name of a setting on the command line."""
+    return setting.name.replace("_", "-")
+
+
+def load(options: Mapping[str, str | None]) -> Settings:
+    """Make the settings from command-line *options* (by option name; ``None``: not given) and the file they name.
+
+    Raises :exc:`~mtlsd.errors.SettingsError` with one line that names the option, or the file and every wrong key
+    in it.
+    """
+    given: dict[str, object] = {}
+    for setting in fields(Settings):
+        text = options.get(option_name(setting))
+        if text is not None:
+            try:
+                given[setting.name] = _checked(setting, _from_text(setting, text))
+            except ValueError as error:
+                raise SettingsError(f"--{option_name(setting)} {text}: {error}") from None
+    config = given.get("config")
+    if config is not None:
+        given = {**_from_file(cast(Path, config)), **given}
+    return Settings(**cast(dict[str, Any], given))
+
+
+def _from_file(path: Path) -> dict[str, object]:
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {error}") from None
+    by_name = {setting.name: setting for setting in fields(Settings) if setting.name != "config"}
+    mistakes = [f"{key}: unknown" for key in document if key != "server"]
+    table = document.get("server", {})
+    if not isinstance(table, dict):
+        mistakes.append("server: a table is wanted")
+        table = {}
+    values: dict[str, object] = {}
+    for key, value in table.items():
+        if key not in by_name:
+            mistakes.append(f"server.{key}: unknown")
+            continue
+        try:
+            values[key] = _checked(by_name[key], _from_toml(by_name[key], value, path.parent))
+        except ValueError as error:
+            mistakes.append(f"server.{key}: {error}")
+    if mistakes:
+        raise SettingsError(f"{path}: {'; '.join(mistakes)}")
+    return values
+
+
+def _from_text(setting: Field[Any], text: str) -> object:
+    kind = setting.type
+    if kind == "bool":
+        if text.lower() in ("on", "true", "yes", "1"):
+            return True
+        if text.lower() in ("off", "false", "no", "0"):
+            return False
+        raise ValueError("on or off is wanted")
+    if kind == "int":
+        # Not int(): it takes underscores, spaces and other scripts' digits.
+        if not re.fullmatch(r"[0-9]{1,12}", text):
+            raise ValueError("a whole number is wanted")
+        return int(text)
+    if kind == "float":
+        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text):
+            raise ValueError("a number of seconds is wanted")
+        return float(text)
+    if "Path" in kind:
+        return _path(text, Path())
+    return text
+
+
+def _from_toml(setting: Field[Any], value: object, base: Path) -> object:
+    """Take a TOML value as it is: nothing is coerced, but that whole seconds are seconds.  Paths count from the file."""
+    kind = setting.type
+    wanted: tuple[str, Callable[[object], bool]]
+    if kind == "bool":
+        wanted = "true or false", lambda value: isinstance(value, bool)
+    elif kind == "int":
+        wanted = "a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)
+    elif kind == "float":
+        wanted = "a number of seconds", lambda value: isinstance(value, int | float) and not isinstance(value, bool)
+    else:
+        wanted = "text", lambda value: isinstance(value, str)
+    if not wanted[1](value):
+        raise ValueError(f"{wanted[0]} is wanted")
+    if kind == "float":
+        return float(cast(float, value))
+    if "Path" in kind:
+        return _path(cast(str, value), base)
+    if setting.name == "access_log" and value != "-":
+        return str(_path(cast(str, value), base))
+    return value
+
+
+def _path(text: str, base: Path) -> Path:
+    if not text or "\0" in text:
+        raise ValueError("a path is wanted")
+    return base / text
+
+
+def _checked(setting: Field[Any], value: object) -> object:
+    least, most, choices = (setting.metadata[key] for key in ("least", "most", "choices"))
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Written so that NaN, which compares with nothing, is refused too.
+        if least is not None and not value >= least:
+            raise ValueError(f"at least {least:g} is wanted")
+        if not value <= (most if most is not None else 1e9):
+            raise ValueError(f"at most {most if most is not None else 1e9:g} is wanted")
+    if choices and value not in choices:
+        raise ValueError(f"{' or '.join(choices)} is wanted")
+    return value

@@ -1,0 +1,185 @@
+"""``twistd mtlsd``: its options, and the only place that wires."""
+
+from __future__ import annotations
+
+import gc
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.application.service import IService
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python import usage
+from twisted.web.resource import IResource
+
+from mtlsd import settings as settings_module
+from mtlsd.audit.sinks import Fanout, IAuditSink, JsonLinesSink, LineFile, LogSink
+from mtlsd.deadlines import Deadlines
+from mtlsd.errors import MtlsdError
+from mtlsd.heartbeat import Heartbeat
+from mtlsd.listen import bind
+from mtlsd.registry.directory import DirectoryRegistry
+from mtlsd.service import FrontDoor, raise_descriptor_limit
+from mtlsd.settings import Settings
+from mtlsd.tls.context import AuthorizedClients, ConnectionCreator, make_context, make_options
+from mtlsd.tls.door import Door
+from mtlsd.tls.pair import PairWatcher, ServerPair, load_pair
+from mtlsd.web.accesslog import AccessLog
+from mtlsd.web.site import Site, make_root
+
+#: Descriptors that are no connection: the listener, logs, the poller, the folder being read.
+_OWN_DESCRIPTORS = 64
+
+
+def _parameters() -> list[list[object]]:
+    parameters: list[list[object]] = []
+    for setting in fields(Settings):
+        default = setting.default if setting.default is not MISSING else None
+        text = setting.metadata["help"]
+        if default not in (None, "") and "default" not in text:
+            shown = {True: "on", False: "off"}.get(default) if isinstance(default, bool) else f"{default}"
+            text += f" [default: {shown}]"
+        # None, not the default itself: "given" has to be told from "default" when there is a configuration file.
+        parameters.append([settings_module.option_name(setting), None, None, text])
+    return parameters
+
+
+class Options(usage.Options):
+    """The options of ``twistd mtlsd``: one for each field of :class:`~mtlsd.settings.Settings`."""
+
+    synopsis = "[options]"
+    longdesc = "A front door for HTTPS that lets in exactly the clients whose certificates are in a folder."
+    optParameters = _parameters()
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse.  A wrong option is one line on standard error and status 1, not twistd's list of all options."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            raise SystemExit(f"mtlsd: {error}") from None
+
+
+def makeService(options: Options, reactor: Any = None, root: IResource | None = None) -> IService:
+    """Wire a front door from *options*.  *root* is served instead of mtlsd's own few pages.
+
+    Whatever is wrong (an option, the folder, the server's pair, a taken port) is one line on standard error and exit
+    status 1, before anything is started.
+    """
+    if reactor is None:
+        from twisted.internet import reactor
+    try:
+        settings = _anchored(settings_module.load(cast("dict[str, str | None]", options)))
+        return _wire(settings, reactor, root)
+    except MtlsdError as error:
+        raise SystemExit(f"mtlsd: {error}") from None
+
+
+def _wire(settings: Settings, reactor: Any, root: IResource | None) -> FrontDoor:
+    log = Logger(namespace="mtlsd")
+    seconds = time.monotonic
+
+    pair = load_pair(settings.key_path, settings.cert_path)
+    registry = DirectoryRegistry(
+        settings.certs,
+        seconds=seconds,
+        in_thread=lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
+        reactor=reactor,
+    )
+    _load(registry)
+
+    files: list[LineFile] = []
+    sinks: list[IAuditSink] = [LogSink(Logger(namespace="mtlsd"))]
+    if settings.audit_log is not None:
+        files.append(LineFile(settings.audit_log, seconds))
+        sinks.append(JsonLinesSink(files[-1]))
+    access_file = None
+    if settings.access_log is not None and settings.access_log != "-":
+        access_file = LineFile(Path(settings.access_log), seconds)
+        files.append(access_file)
+
+    deadlines = Deadlines(seconds)
+    site = Site(
+        make_root() if root is None else root,
+        settings=settings,
+        deadlines=deadlines,
+        access_log=None if settings.access_log is None else AccessLog(access_file, _now),
+        reactor=reactor,
+    )
+    descriptors = raise_descriptor_limit()
+    max_handshakes = max(1, min(settings.max_handshakes, (descriptors - _OWN_DESCRIPTORS) // 2))
+    if max_handshakes < settings.max_handshakes:
+        log.warn(
+            "max_handshakes is {fit}, not {wanted}: this process may have {descriptors} file descriptors only",
+            fit=max_handshakes,
+            wanted=settings.max_handshakes,
+            descriptors=descriptors,
+        )
+    door = Door(
+        settings=settings,
+        registry=registry,
+        sink=Fanout(sinks),
+        deadlines=deadlines,
+        site=site,
+        now=_now,
+        name=secrets.token_hex(4),
+        max_handshakes=max_handshakes,
+    )
+
+    clients = AuthorizedClients(registry)
+    creator = ConnectionCreator(make_context(_options_for(pair, clients, settings), clients))
+
+    def use(fresh: ServerPair) -> None:
+        creator.context = make_context(_options_for(fresh, clients, settings), clients)
+
+    if pair.facts.not_after < _now():
+        log.error("{path}: the server's certificate ended on {end}", path=settings.cert_path, end=pair.facts.not_after)
+
+    return FrontDoor(
+        reactor=reactor,
+        listening=bind(settings.interface, settings.port),
+        factory=TLSMemoryBIOFactory(creator, False, door, clock=reactor),
+        door=door,
+        registry=registry,
+        pair=PairWatcher(settings.key_path, settings.cert_path, use, seconds),
+        heartbeat=Heartbeat(reactor, seconds),
+        files=files,
+        drain_timeout=settings.drain_timeout,
+    )
+
+
+def _load(registry: DirectoryRegistry) -> None:
+    # 100,000 certificates are some million objects that all stay: collecting garbage among them costs seconds while
+    # they are made, and a pause of tenths of a second each time after that.
+    gc.disable()
+    try:
+        registry.load()
+    finally:
+        gc.enable()
+    gc.freeze()
+
+
+def _options_for(pair: ServerPair, clients: AuthorizedClients, settings: Settings) -> Any:
+    return make_options(pair, clients, tickets=settings.tickets, tls_min=settings.tls_min)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _anchored(settings: Settings) -> Settings:
+    """Make every path absolute: as a daemon, twistd changes its directory after the options are read."""
+    changes: dict[str, Any] = {}
+    for setting in fields(Settings):
+        value = getattr(settings, setting.name)
+        if isinstance(value, Path):
+            changes[setting.name] = Path(os.path.abspath(value))
+    if settings.access_log is not None and settings.access_log != "-":
+        changes["access_log"] = os.path.abspath(settings.access_log)
+    return replace(settings, **changes)

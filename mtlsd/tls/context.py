@@ -1,0 +1,94 @@
+"""The TLS context: CertificateOptions with the authorized clients as its trust root, and our callbacks on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from OpenSSL import SSL, crypto
+from twisted.internet import ssl
+from twisted.internet._sslverify import IOpenSSLTrustRoot
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from zope.interface import implementer
+
+from mtlsd.policy import LIMITS
+from mtlsd.registry.interfaces import IRegistry
+from mtlsd.tls import seam
+from mtlsd.tls.handshake import Handshake
+from mtlsd.tls.pair import ServerPair
+
+#: TLS 1.2: forward-secret and AEAD only.  TLS 1.3 has nothing else.
+CIPHERS = "TLS13-AES-256-GCM-SHA384:TLS13-CHACHA20-POLY1305-SHA256:TLS13-AES-128-GCM-SHA256:ECDHE+AESGCM:ECDHE+CHACHA20"
+#: The one application protocol.  A client that offers no ALPN at all is fine.
+PROTOCOLS = (b"http/1.1",)
+
+
+@implementer(IOpenSSLTrustRoot)
+class AuthorizedClients:
+    """The trust root: the authorized client certificates, as pins.
+
+    None of them goes into OpenSSL's X509 store.  There, each would be a certificate authority (``openssl req
+    -x509`` makes CA:TRUE), and any client could mint further ones; besides, a store cannot tell twins with one subject
+    apart, and would send a list of CA names that outgrows its 64 KiB at some 1,680 clients.  The verify callback looks
+    the leaf's SHA-256 up in the registry instead.
+    """
+
+    def __init__(self, registry: IRegistry) -> None:
+        self.registry = registry
+
+    def _addCACertsToContext(self, context: SSL.Context) -> None:
+        """Add nothing to the X509 store (called by CertificateOptions; see the class)."""
+
+    def verify(self, connection: SSL.Connection, certificate: crypto.X509, error: int, depth: int, ok: int) -> bool:
+        """Answer OpenSSL's verify callback from the registry, by way of the connection's own handshake."""
+        handshake: Handshake = connection.get_app_data()
+        return handshake.verify(certificate, error, depth)
+
+
+def select_protocol(connection: SSL.Connection, offered: Sequence[bytes]) -> bytes | None:
+    """Choose the ALPN name; ``None`` where the client knows none of ours (RFC 7301 3.2: a fatal alert)."""
+    return next((name for name in PROTOCOLS if name in offered), None)
+
+
+def make_options(pair: ServerPair, clients: AuthorizedClients, *, tickets: bool, tls_min: str) -> ssl.CertificateOptions:
+    """Return the CertificateOptions of the front door for a server *pair*; *tls_min* is ``"1.2"`` or ``"1.3"``."""
+    return ssl.CertificateOptions(
+        privateKey=pair.key,
+        certificate=pair.certificate,
+        extraCertChain=list(pair.chain),
+        trustRoot=clients,
+        # A chain of n certificates has a leaf at depth 0 and its top at n - 1.
+        verifyDepth=LIMITS.chain - 1,
+        enableSessions=False,
+        enableSessionTickets=tickets,
+        acceptableCiphers=ssl.AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
+        raiseMinimumTo=ssl.TLSVersion.TLSv1_3 if tls_min == "1.3" else ssl.TLSVersion.TLSv1_2,
+    )
+
+
+def make_context(options: ssl.CertificateOptions, clients: AuthorizedClients) -> SSL.Context:
+    """Return the context of *options* with the callbacks on it.
+
+    CertificateOptions sets its verify mode without a callback after it has asked the trust root, so the callback is
+    set here, before the first connection: a context that has one cannot be changed any more.
+    """
+    context = options.getContext()
+    context.set_options(SSL.OP_NO_RENEGOTIATION)
+    mode = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT | SSL.VERIFY_CLIENT_ONCE
+    seam.install(context, mode, clients.verify, select_protocol)
+    return context
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ConnectionCreator:
+    """Makes the Connection of each new peer from the context in force.
+
+    A reload builds another context and puts it here in one assignment: connections that exist keep theirs, and a
+    ticket that the old one gave falls back to a full handshake.
+    """
+
+    def __init__(self, context: SSL.Context) -> None:
+        self.context = context
+
+    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        return SSL.Connection(self.context, None)

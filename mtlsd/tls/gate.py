@@ -1,0 +1,274 @@
+"""The gate between TLS and whatever is served: nothing behind it exists before the peer is accepted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from OpenSSL import crypto
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IProtocol,
+    IPushProducer,
+    ISSLTransport,
+)
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mtlsd.audit.events import Event, Kind, certificate_fields, endpoint
+from mtlsd.deadlines import Deadline
+from mtlsd.identity import Identity
+from mtlsd.policy import Allowed, Denied, Reason, remedy
+from mtlsd.registry.records import Authorization
+from mtlsd.tls.handshake import Handshake
+from mtlsd.web.interfaces import IAuthenticatedTransport
+
+if TYPE_CHECKING:
+    from mtlsd.tls.door import Door
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+
+@implementer(IHandshakeListener, IAuthenticatedTransport, ISSLTransport, IPushProducer)
+class Gate(Protocol):
+    """One connection: below it TLS, above it (once accepted) the protocol that serves.
+
+    Sends exactly one ``accepted`` or ``rejected`` event, and at most one of ``revoked`` and ``expired`` after an
+    ``accepted``.  It is the transport of the protocol above, which gets an identity from it, not a connection.
+    """
+
+    transport: Any
+    handshake: Handshake
+
+    def __init__(self, door: Door, address: Address) -> None:
+        self._door = door
+        self._address = address
+        self._verdict: Kind | None = None
+        self._cut = False
+        self._arrived = False
+        self._deadline: Deadline | None = None
+        self._identity: tuple[Authorization, Identity] | None = None
+        self._client: str | None = None
+        self._above: IProtocol | None = None
+        self.connection_id = door.next_connection_id()
+        self.peer = plain_address(address)
+        self.listener: str | None = None
+
+    # From TLS below.
+
+    def connectionMade(self) -> None:
+        """Begin: the handshake's first byte is still to come."""
+        # Handing the Connection over: the handshake becomes its app_data, where the verify callback finds it.
+        self.handshake = Handshake(self.transport.getHandle(), self._door.registry, self._door.now)
+        host = plain_address(self.transport.getHost())
+        self.listener = endpoint(*host)
+        self._arrived = True
+        if not self._door.arrived(self):
+            self.drop(Reason.OVER_LIMIT)
+            return
+        self._deadline = self._door.deadlines.set(self._door.settings.handshake_timeout, self._handshake_is_late)
+
+    def handshakeCompleted(self) -> None:
+        """Decide, now that the peer has proven its key; let the protocol above begin only where it is accepted."""
+        self._end_of_handshake()
+        if self._verdict is not None:
+            return
+        decision = self.handshake.complete()
+        if isinstance(decision, Denied):
+            self.drop(decision.reason)
+        elif not self._door.has_room():
+            self.drop(Reason.OVER_LIMIT)
+        else:
+            self._accept(decision.authorization)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._above is not None and not self._cut:
+            self._above.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """The connection is gone: give the verdict if none was given yet, and let go of everything."""
+        self._end_of_handshake()
+        if self._verdict is None:
+            error = None if reason.check(ConnectionDone) else reason.value
+            self._reject(*self.handshake.failed(error))
+        if self._arrived:
+            self._arrived = False
+            self._door.gone(self)
+        above, self._above = self._above, None
+        if above is not None:
+            above.connectionLost(reason)
+
+    # From the door.
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of an accepted client, or ``None``."""
+        return self.handshake.fingerprint if self._verdict is Kind.ACCEPTED else None
+
+    @property
+    def above(self) -> IProtocol | None:
+        """The protocol that serves this client; ``None`` before it is accepted and after it is gone."""
+        return self._above
+
+    def drop(self, reason: Reason, detail: str | None = None) -> None:
+        """Reject (if no verdict was given yet) and cut the connection at once."""
+        if self._verdict is None:
+            self._reject(reason, detail)
+        self.transport.abortConnection()
+
+    def reconsider(self) -> None:
+        """Ask the live registry again, and cut the connection where the answer is no."""
+        self.authorize()
+
+    # IAuthenticatedTransport: what the protocol above has instead of a connection.
+
+    def authorize(self) -> Identity | None:
+        """Return who the peer is if it is still authorized, now; otherwise cut the connection and return ``None``."""
+        if self._cut or self._verdict is not Kind.ACCEPTED:
+            return None
+        decision = self.handshake.decide()
+        if isinstance(decision, Allowed):
+            return self._identity_from(decision.authorization)
+        self._cut = True
+        kind = Kind.EXPIRED if decision.reason is Reason.EXPIRED else Kind.REVOKED
+        self._send(kind, decision.reason, client=self._client)
+        self.transport.abortConnection()
+        return None
+
+    # ISSLTransport, by way of the TLS below.
+
+    @property
+    def disconnecting(self) -> bool:
+        """Whether the connection is being closed."""
+        return bool(self.transport.disconnecting)
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def writeSequence(self, data: Any) -> None:
+        self.transport.writeSequence(data)
+
+    def loseConnection(self) -> None:
+        self.transport.loseConnection()
+
+    def abortConnection(self) -> None:
+        """Close at once, dropping what waits to be sent."""
+        self.transport.abortConnection()
+
+    def getPeer(self) -> Address:
+        return self._address
+
+    def getHost(self) -> Address:
+        host: Address = self.transport.getHost()
+        return host
+
+    def getPeerCertificate(self) -> crypto.X509 | None:
+        certificate: crypto.X509 | None = self.transport.getPeerCertificate()
+        return certificate
+
+    def loseWriteConnection(self) -> None:
+        """Close: TLS as Twisted has it knows no half-closed connection."""
+        self.transport.loseConnection()
+
+    def getTcpNoDelay(self) -> bool:
+        return bool(self.transport.getTcpNoDelay())
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        self.transport.setTcpNoDelay(enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        return bool(self.transport.getTcpKeepAlive())
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        self.transport.setTcpKeepAlive(enabled)
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        self.transport.registerProducer(producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        self.transport.unregisterProducer()
+
+    def pauseProducing(self) -> None:
+        self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        self.transport.stopProducing()
+
+    # Its own.
+
+    def _accept(self, authorization: Authorization) -> None:
+        self._verdict = Kind.ACCEPTED
+        self._client = authorization.client
+        self._send(Kind.ACCEPTED, Reason.AUTHORIZED, client=authorization.client)
+        self._door.accepted(self, authorization.certificate.fingerprint)
+        above = self._door.site.buildProtocol(self._address)
+        if above is None:
+            self.transport.abortConnection()
+            return
+        self._above = above
+        above.makeConnection(self)
+
+    def _reject(self, reason: Reason, detail: str | None = None) -> None:
+        self._verdict = Kind.REJECTED
+        client = None
+        if reason in (Reason.EXPIRED, Reason.NOT_YET_VALID) and self.handshake.fingerprint is not None:
+            # The certificate is authorized, under a name that helps whoever has to renew it.
+            standing = self._door.registry.standing(self.handshake.fingerprint)
+            client = standing.client if isinstance(standing, Authorization) else None
+        self._send(
+            Kind.REJECTED, reason, client=client, detail=detail, remedy=remedy(reason, self.handshake.leaf, self._door.now())
+        )
+
+    def _send(
+        self, kind: Kind, reason: Reason, *, client: str | None, detail: str | None = None, remedy: str | None = None
+    ) -> None:
+        fingerprint, subject, not_after = certificate_fields(self.handshake.leaf)
+        self._door.sink.write(
+            Event(
+                time=self._door.now(),
+                event=kind,
+                reason=reason,
+                connection=self.connection_id,
+                listener=self.listener,
+                client=client,
+                fingerprint=fingerprint or self.handshake.fingerprint,
+                subject=subject,
+                not_after=not_after,
+                peer=self.peer,
+                tls=self.handshake.tls,
+                remedy=remedy,
+                detail=detail,
+            )
+        )
+
+    def _identity_from(self, authorization: Authorization) -> Identity:
+        # Made anew only when the registry's record is another one.
+        if self._identity is None or self._identity[0] is not authorization:
+            tls = self.handshake.tls or self.handshake.negotiated()
+            self._client = authorization.client
+            self._identity = (
+                authorization,
+                Identity(authorization.client, authorization.groups, authorization.certificate, tls),
+            )
+        return self._identity[1]
+
+    def _handshake_is_late(self) -> None:
+        self.drop(Reason.TIMEOUT)
+
+    def _end_of_handshake(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._arrived:
+            self._door.handshake_is_over(self)
+
+
+def plain_address(address: object) -> tuple[str, int]:
+    """Return (address, port) of a peer; an IPv4 one that came in over an IPv6 socket is written as IPv4."""
+    host = str(getattr(address, "host", "unknown"))
+    return host.removeprefix("::ffff:") if "." in host else host, int(getattr(address, "port", 0))

@@ -1,0 +1,115 @@
+"""One connection's way to its one verdict: works on an OpenSSL ``Connection`` that is handed to it.
+
+It knows no transport, so tests drive it in memory.  It is the ``app_data`` of its Connection: that is how the verify
+callback, which belongs to the whole context, finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from OpenSSL import SSL, crypto
+
+from mtlsd.errors import CertificateError
+from mtlsd.identity import Certificate, Tls, fingerprint_of
+from mtlsd.policy import LIMITS, Decision, Denied, Limits, Reason, decide
+from mtlsd.registry.interfaces import IRegistry
+from mtlsd.registry.records import Authorization
+from mtlsd.tls.reasons import reason_of
+
+
+class Handshake:
+    """What is learned of the peer until the handshake is over, and what follows from it.
+
+    :meth:`verify` decides in the callback, :meth:`complete` decides again when the handshake has completed (a resumed
+    session has had no callback: CVE-2025-23419), :meth:`decide` decides once more, at any time after.  All three ask
+    the same predicate of the live registry.
+    """
+
+    def __init__(
+        self, connection: SSL.Connection, registry: IRegistry, now: Callable[[], datetime], limits: Limits = LIMITS
+    ) -> None:
+        """*connection* is in accept state; *now* returns the wall-clock time, aware, in UTC."""
+        self._connection = connection
+        self._registry = registry
+        self._now = now
+        self._limits = limits
+        self._judged: Decision | None = None
+        self._completed = False
+        #: SHA-256 of the leaf that was shown, or None.
+        self.fingerprint: str | None = None
+        #: The leaf that was shown, where it could be read.
+        self.leaf: Certificate | None = None
+        #: What was negotiated, as far as the handshake got; never None once it has completed.
+        self.tls: Tls | None = None
+        #: Set by the seam when a callback of ours failed.
+        self.callback_failed = False
+        connection.set_app_data(self)
+
+    def verify(self, certificate: crypto.X509, error: int, depth: int) -> bool:
+        """Answer the verify callback: go on?
+
+        The leaf alone decides, by its fingerprint: OpenSSL's opinion (*error*) and the certificates above it never
+        make it better or worse.  A chain that is longer than anybody needs is refused before its signatures are
+        work for us.  OpenSSL calls more than once a connection; the leaf is judged once.
+        """
+        if self._completed:
+            return False
+        if error == SSL.X509VerificationCodes.ERR_CERT_CHAIN_TOO_LONG:
+            self._judged = Denied(Reason.TOO_LARGE)
+            return False
+        if depth == 0 and self._judged is None:
+            self._judged = self._judge(certificate)
+        return not isinstance(self._judged, Denied)
+
+    def complete(self) -> Decision:
+        """Decide when the handshake has completed: the peer has proven its key.  Nobody is let in before this."""
+        certificate = self._connection.get_peer_certificate()
+        resumed = self._judged is None
+        self._completed = True
+        self.tls = self.negotiated(resumed)
+        if certificate is None:
+            return Denied(Reason.NO_CERTIFICATE)
+        self._judged = self._judge(certificate)
+        return self._judged
+
+    def decide(self) -> Decision:
+        """Decide again, from the live registry, on the leaf of a handshake that has completed."""
+        if not self._completed or self.fingerprint is None:
+            return Denied(Reason.INTERNAL_ERROR)
+        standing = self._registry.standing(self.fingerprint)
+        return decide(self.leaf, standing, self._now(), self._limits)
+
+    def failed(self, error: BaseException | None) -> tuple[Reason, str | None]:
+        """Return (reason, detail) of a handshake that did not complete; *error* is how it ended, if anything said so."""
+        if self.tls is None and self.fingerprint is not None:
+            self.tls = self.negotiated()
+        if self.callback_failed:
+            return Reason.INTERNAL_ERROR, None
+        if isinstance(self._judged, Denied):
+            return self._judged.reason, None
+        if isinstance(error, SSL.Error):
+            return reason_of(error)
+        return Reason.CLOSED, None
+
+    def _judge(self, certificate: crypto.X509) -> Decision:
+        der = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
+        self.fingerprint = fingerprint_of(der)
+        standing = self._registry.standing(self.fingerprint)
+        if isinstance(standing, Authorization):
+            self.leaf = standing.certificate
+        elif len(der) > self._limits.certificate:
+            # A stranger's: not worth parsing.
+            return Denied(Reason.TOO_LARGE if standing is None else Reason.REVOKED)
+        else:
+            try:
+                self.leaf = Certificate.from_der(der)
+            except CertificateError:
+                return Denied(Reason.UNKNOWN_CERTIFICATE if standing is None else Reason.REVOKED)
+        return decide(self.leaf, standing, self._now(), self._limits)
+
+    def negotiated(self, resumed: bool = False) -> Tls:
+        """Return what the connection has negotiated by now."""
+        connection = self._connection
+        return Tls(connection.get_protocol_version_name(), connection.get_cipher_name(), connection.get_group_name(), resumed)

@@ -1,0 +1,25 @@
+"""What the protocol that serves a client has instead of a TLS connection."""
+
+from __future__ import annotations
+
+from twisted.internet.interfaces import ITransport
+from zope.interface import Attribute
+
+from mtlsd.identity import Identity
+
+
+class IAuthenticatedTransport(ITransport):
+    """The transport of a client that was let in.
+
+    The channel is its streaming producer (``IConsumer``), and slows it down where it also provides ``IPushProducer``.
+    """
+
+    connection_id = Attribute("Text that names the connection in the logs.")
+    peer = Attribute("(address, port) of the client: text and a number.")
+    disconnecting = Attribute("True once the connection is being closed: no further line is read (LineReceiver asks).")
+
+    def authorize() -> Identity | None:
+        """Ask the live registry again.  ``None``: no longer authorized, and the connection has been cut."""
+
+    def abortConnection() -> None:
+        """Close at once, dropping what waits to be sent.  ``connectionLost`` may be called before this returns."""

@@ -1,0 +1,136 @@
+"""The site: a twisted.web site for authenticated transports, and the few resources that mtlsd has of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import cast
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.web import http, server
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource, Resource
+
+from mtlsd.audit.events import rfc3339, tls_as_dict
+from mtlsd.deadlines import Deadlines
+from mtlsd.settings import Settings
+from mtlsd.web.accesslog import AccessLog
+from mtlsd.web.channel import Channel
+from mtlsd.web.pages import HomePage
+from mtlsd.web.request import Request, identity
+
+
+class Site(server.Site):
+    """Serves a tree of resources to clients that were let in.
+
+    HTTP/1.1 only, whatever else is importable: HTTP/2 has no channel of ours (field note 17), so no deadlines and no
+    identity.
+    """
+
+    noisy = False
+    # Twisted declares here the wrapper that switches to HTTP/2.
+    protocol = Channel  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        root: IResource,
+        *,
+        settings: Settings,
+        deadlines: Deadlines,
+        access_log: AccessLog | None,
+        reactor: IReactorTime,
+    ) -> None:
+        # Twisted's timeout starts anew at every byte: the channel has deadlines of its own.
+        super().__init__(root, requestFactory=Request, timeout=None, reactor=reactor)
+        self.settings = settings
+        self.deadlines = deadlines
+        self.access_log = access_log
+
+    def startFactory(self) -> None:
+        """Begin.  Twisted's would keep a clock ticking for an access log that is not ours."""
+
+    def stopFactory(self) -> None:
+        """End: there is nothing to end."""
+
+    def acceptableProtocols(self) -> list[bytes]:
+        return [b"http/1.1"]
+
+    def log(self, request: http.Request) -> None:
+        """Called for every request that has ended."""
+        if self.access_log is not None:
+            self.access_log.answered(cast(Request, request))
+
+
+class Branch(Resource):
+    """A resource whose unknown children are one plain line, not Twisted's page."""
+
+    def getChild(self, path: bytes, request: IRequest) -> IResource:
+        return Missing()
+
+
+class Missing(Resource):
+    """What is not there, and nothing below it either.  To every method, so that nobody learns what else is not there."""
+
+    isLeaf = True
+
+    def render(self, request: Request) -> int:
+        request.answer(404, "no such page")
+        return server.NOT_DONE_YET
+
+
+class Home(Branch):
+    """Who the browser's user is to this server, as a page."""
+
+    def __init__(self, page: HomePage) -> None:
+        super().__init__()
+        self._page = page
+
+    def render_GET(self, request: Request) -> bytes:
+        request.setHeader(b"Content-Type", b"text/html; charset=utf-8")
+        request.setHeader(b"Cache-Control", b"no-store")
+        request.setHeader(b"Content-Security-Policy", self._page.policy.encode())
+        request.setHeader(b"X-Content-Type-Options", b"nosniff")
+        request.setHeader(b"Referrer-Policy", b"no-referrer")
+        return self._page.html(identity(request))
+
+
+class Hello(Branch):
+    """``Hello: NAME``: the shortest proof that both ends know each other."""
+
+    def render_GET(self, request: Request) -> bytes:
+        request.setHeader(b"Content-Type", b"text/plain; charset=utf-8")
+        request.setHeader(b"Cache-Control", b"no-store")
+        return f"Hello: {identity(request).client}\n".encode()
+
+
+class WhoAmI(Branch):
+    """The identity of the client, as JSON."""
+
+    def render_GET(self, request: Request) -> bytes:
+        peer = identity(request)
+        request.setHeader(b"Content-Type", b"application/json")
+        request.setHeader(b"Cache-Control", b"no-store")
+        facts = {
+            "client": peer.client,
+            "fingerprint": peer.certificate.fingerprint,
+            "subject": peer.certificate.subject,
+            "not_before": rfc3339(peer.certificate.not_before),
+            "not_after": rfc3339(peer.certificate.not_after),
+            "groups": list(peer.groups),
+            "tls": tls_as_dict(peer.tls),
+        }
+        return json.dumps(facts, indent=2).encode() + b"\n"
+
+
+def make_root(now: Callable[[], datetime] | None = None) -> IResource:
+    """Return the tree: ``/``, ``/hello`` and ``/whoami``.  *now* returns the wall-clock time, aware, for the page."""
+    root = Branch()
+    root.putChild(b"", Home(HomePage(now or _now)))
+    root.putChild(b"hello", Hello())
+    root.putChild(b"whoami", WhoAmI())
+    return root
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,1 @@
+"""The tests.  ``acceptance`` starts real servers and clients; everything else stays in memory."""

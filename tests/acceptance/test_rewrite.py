@@ -1,0 +1,116 @@
+"""The folder changes under the running server: replaced as a whole, or written anew by careless hands."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+from tests.acceptance.harness import AcceptanceTestCase, poll
+from tests.acceptance.peers import Cut, TlsClient
+from tests.pki import Pair, make_pair, new_key
+
+
+class ReplacedFolderTests(AcceptanceTestCase):
+    """A whole folder takes the place of the old one."""
+
+    def let_in(self, port: int, pair: Pair) -> bool:
+        with TlsClient(port, pair) as client:
+            try:
+                return client.ask().status == 200
+            except Cut:
+                return False
+
+    def test_mv(self) -> None:
+        """Who deploys the folder by mv would find that revocations are never seen again."""
+        alice, bob, carol = (make_pair(name, key=new_key()) for name in ("alice", "bob", "carol"))
+        self.authorize("alice", alice)
+        server = self.serve()
+        with TlsClient(server.port, alice) as live:
+            self.assertEqual(live.ask().status, 200)
+            for nth, (inside, outside) in enumerate(((bob, alice), (alice, bob))):
+                fresh = self.folder / f"fresh{nth}"
+                fresh.mkdir()
+                (fresh / "client.pem").write_bytes(inside.pem)
+                (self.certs / "authorized").rename(self.folder / f"old{nth}")
+                fresh.rename(self.certs / "authorized")
+                poll("the new client is let in", lambda pair=inside: self.let_in(server.port, pair))
+                poll("the old client is out", lambda pair=outside: not self.let_in(server.port, pair))
+            live.wait_until_cut()
+        # The watch is on the new folder: a file there is seen.
+        self.authorize("carol", carol)
+        poll("carol is let in", lambda: self.let_in(server.port, carol))
+        self.assertEqual(server.stop(), 0)
+        self.assertEqual(len(server.events("revoked")), 1)
+        self.assert_quiet(server)
+
+
+class RewriteTests(AcceptanceTestCase):
+    """Files are written again and again, some of it badly, while clients are at work."""
+
+    REWRITES = 50
+    CLIENTS = 10
+
+    def test_rewrites_under_load(self) -> None:
+        """A copy of the folder that is interrupted would cut off the clients who have done nothing."""
+        alice, bob = (make_pair(name, key=new_key()) for name in ("alice", "bob"))
+        pairs = {"alice": alice, "bob": bob}
+        for name, pair in pairs.items():
+            self.authorize(name, pair)
+        server = self.serve()
+        over = threading.Event()
+        answers: list[int] = []
+        mistakes: list[str] = []
+
+        def work(pair: Pair, name: str) -> None:
+            try:
+                count = 0
+                with TlsClient(server.port, pair) as client:
+                    while not over.is_set():
+                        if client.ask().body != f"Hello: {name}\n".encode():
+                            raise AssertionError("another answer")
+                        count += 1
+                answers.append(count)
+            except BaseException as error:
+                mistakes.append(f"{name}: {error!r}")
+
+        workers = [
+            threading.Thread(target=work, args=(pair, name)) for _ in range(self.CLIENTS // 2) for name, pair in pairs.items()
+        ]
+        for worker in workers:
+            worker.start()
+        try:
+            server.wait_for_events(self.CLIENTS, "accepted")
+            self.rewrite(pairs)
+        finally:
+            over.set()
+            for worker in workers:
+                worker.join(20)
+        self.assertEqual(mistakes, [])
+        self.assertEqual(len(answers), self.CLIENTS)
+        self.assertGreater(min(answers), self.REWRITES)
+        # Whole again, and it is the registry of before.
+        for name, pair in pairs.items():
+            with TlsClient(server.port, pair) as client:
+                self.assertEqual(client.ask().body, f"Hello: {name}\n".encode())
+        self.assert_verdicts(server, *["authorized"] * (self.CLIENTS + 2))
+        self.assertEqual(server.events("revoked"), [])
+
+    def rewrite(self, pairs: dict[str, Pair]) -> None:
+        """Write each file in place, without a rename; every second time what is left there is damaged for a while."""
+        dice = random.Random(2)
+        pause = threading.Event()
+        for nth in range(self.REWRITES):
+            for name, pair in pairs.items():
+                whole = pair.pem
+                with open(self.certs / "authorized" / f"{name}.pem", "wb", buffering=0) as file:
+                    if nth % 2:
+                        at = dice.randrange(30, len(whole) - 30)
+                        damaged = dice.choice((whole[:at], whole[:at] + b"\x00\xff!" + whole[at + 3 :]))
+                        file.write(damaged)
+                    else:
+                        file.write(whole[:100])
+                        file.write(whole[100:])
+            # Long enough to be seen, and different each time.
+            pause.wait(dice.choice((0.0, 0.02, 0.05, 0.3 if nth % 8 == 1 else 0.1)))
+        for name, pair in pairs.items():
+            (self.certs / "authorized" / f"{name}.pem").write_bytes(pair.pem)

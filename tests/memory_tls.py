@@ -1,0 +1,288 @@
+"""A front door in memory: real OpenSSL on both ends, no socket, and a Clock for the time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from OpenSSL import SSL, crypto
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+
+from mtlsd.audit.events import Event
+from mtlsd.audit.sinks import MemorySink
+from mtlsd.deadlines import Deadlines
+from mtlsd.registry.memory import MemoryRegistry
+from mtlsd.registry.records import Authorization, Snapshot, Tombstone
+from mtlsd.settings import Settings
+from mtlsd.tls.context import AuthorizedClients, ConnectionCreator, make_context, make_options
+from mtlsd.tls.door import Door
+from mtlsd.tls.gate import Gate
+from mtlsd.tls.pair import ServerPair
+from tests.pki import Pair, make_pair
+
+SERVER = make_pair("localhost", hosts=["localhost"])
+
+
+class Served(Protocol):
+    """What stands behind the gate in these tests: it says who it serves, and keeps what it hears."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        self.heard = b""
+        self.lost = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.heard += data
+        identity = self.transport.authorize()
+        if identity is not None:
+            self.transport.write(b"Hello: " + identity.client.encode())
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self.lost = True
+
+
+class ServedFactory(Factory[Served]):
+    """Makes :class:`Served`, and keeps each."""
+
+    noisy = False
+    protocol = Served
+
+    def __init__(self) -> None:
+        self.served: list[Served] = []
+
+    def buildProtocol(self, addr: IAddress | None) -> Served:
+        served = Served()
+        self.served.append(served)
+        return served
+
+
+class Wire(StringTransport):
+    """A transport whose loss is delivered when the test pumps, as a reactor would: not from within a call."""
+
+    ended = False
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Nothing to delay."""
+        self.no_delay = enabled
+
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        self.ended = True
+
+    def abortConnection(self) -> None:
+        super().abortConnection()
+        self.ended = True
+
+
+def server_pair(pair: Pair) -> ServerPair:
+    """Return a test pair as the server holds its own."""
+    return ServerPair(
+        crypto.load_privatekey(crypto.FILETYPE_PEM, pair.key_pem),
+        crypto.load_certificate(crypto.FILETYPE_PEM, pair.pem),
+        (),
+        pair.leaf,
+    )
+
+
+class FrontDoor:
+    """A door with a memory registry, a clock and a memory sink, and clients to knock at it."""
+
+    def __init__(self, settings: Settings | None = None, pair: Pair = SERVER) -> None:
+        self.settings = settings or Settings()
+        self.registry = MemoryRegistry()
+        self.sink = MemorySink()
+        self.clock = Clock()
+        self.deadlines = Deadlines(self.clock.seconds)
+        self.served = ServedFactory()
+        self.began = datetime.now(UTC)
+        self.door = Door(
+            settings=self.settings,
+            registry=self.registry,
+            sink=self.sink,
+            deadlines=self.deadlines,
+            site=self.served,
+            now=self.now,
+            name="test",
+        )
+        self.clients = AuthorizedClients(self.registry)
+        self.creator = ConnectionCreator(self.context(pair))
+        self.factory = TLSMemoryBIOFactory(self.creator, False, self.door, clock=self.clock)
+
+    def context(self, pair: Pair = SERVER) -> SSL.Context:
+        options = make_options(server_pair(pair), self.clients, tickets=self.settings.tickets, tls_min=self.settings.tls_min)
+        return make_context(options, self.clients)
+
+    def now(self) -> datetime:
+        return self.began + timedelta(seconds=self.clock.seconds())
+
+    def authorize(self, **pairs: Pair) -> None:
+        """Authorize exactly these, by client name; tombstones stay."""
+        authorized = {pair.fingerprint: Authorization(name, pair.leaf, pair.leaf.not_after) for name, pair in pairs.items()}
+        self.registry.publish(Snapshot(authorized, self.registry.snapshot().tombstones))
+
+    def revoke(self, pair: Pair) -> None:
+        """Set a tombstone; the authorization stays, for the tombstone has to win."""
+        old = self.registry.snapshot()
+        tombstone = Tombstone(pair.fingerprint)
+        self.registry.publish(Snapshot(old.authorized, {**old.tombstones, pair.fingerprint: tombstone}))
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, a beat a second."""
+        for _ in range(int(seconds)):
+            self.clock.advance(1)
+            self.deadlines.expire()
+            self.door.beat()
+
+    def verdicts(self) -> list[tuple[str, str | None]]:
+        return [(str(event.event), event.reason and str(event.reason)) for event in self.sink.events]
+
+    def last(self) -> Event:
+        return self.sink.events[-1]
+
+    def raw(self, address: str = "127.0.0.1") -> RawPeer:
+        """Connect without saying anything."""
+        return RawPeer(self, address)
+
+    def connect(self, pair: Pair | None, **options: Any) -> Client:
+        """Connect a TLS client with *pair*, and pump until nothing moves."""
+        client = Client(self, pair, **options)
+        client.pump()
+        return client
+
+
+class RawPeer:
+    """One connection from the server's side, with the bytes in the test's hand."""
+
+    def __init__(self, front: FrontDoor, address: str = "127.0.0.1") -> None:
+        self.front = front
+        peer = IPv4Address("TCP", address, 50514)
+        self.wire = Wire(hostAddress=IPv4Address("TCP", "127.0.0.1", 9443), peerAddress=peer)
+        self.protocol: Any = front.factory.buildProtocol(peer)
+        gate = self.protocol.wrappedProtocol
+        assert isinstance(gate, Gate)
+        self.gate = gate
+        self.protocol.makeConnection(self.wire)
+        self.is_lost = False
+
+    def send(self, data: bytes) -> None:
+        if not self.wire.ended:
+            self.protocol.dataReceived(data)
+        self.settle()
+
+    def settle(self) -> None:
+        """Run what the reactor would run next: buffered writes, and the loss of a connection that was let go."""
+        self.front.clock.advance(0)
+        if self.wire.ended:
+            self.lose()
+
+    def lose(self) -> None:
+        """The connection is gone."""
+        if not self.is_lost:
+            self.is_lost = True
+            from twisted.internet.error import ConnectionDone
+
+            self.protocol.connectionLost(Failure(ConnectionDone()))
+
+
+class Client(RawPeer):
+    """A TLS client: OpenSSL over memory, joined to the server's protocol."""
+
+    def __init__(
+        self,
+        front: FrontDoor,
+        pair: Pair | None,
+        *,
+        version: int | None = None,
+        newest: int | None = None,
+        alpn: Sequence[bytes] = (),
+        chain: Sequence[Pair] = (),
+        session: SSL.Session | None = None,
+        context: SSL.Context | None = None,
+        ciphers: bytes | None = None,
+        address: str = "127.0.0.1",
+    ) -> None:
+        super().__init__(front, address)
+        if context is None:
+            context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+            if version is not None:
+                context.set_min_proto_version(version)
+                context.set_max_proto_version(version)
+            if newest is not None:
+                context.set_min_proto_version(0x0301)
+                context.set_max_proto_version(newest)
+                context.set_cipher_list(b"ALL:@SECLEVEL=0")
+            if ciphers is not None:
+                context.set_cipher_list(ciphers)
+            if pair is not None:
+                context.use_certificate(crypto.load_certificate(crypto.FILETYPE_PEM, pair.pem))
+                context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, pair.key_pem))
+                for above in chain:
+                    context.add_extra_chain_cert(crypto.load_certificate(crypto.FILETYPE_PEM, above.pem))
+        self.context = context
+        self.tls = SSL.Connection(context, None)
+        self.tls.set_connect_state()
+        if alpn:
+            self.tls.set_alpn_protos(list(alpn))
+        if session is not None:
+            self.tls.set_session(session)
+        self.error: SSL.Error | None = None
+        self.received = b""
+        self.handshaken = False
+
+    def pump(self, mangle: Any = None) -> None:
+        """Carry bytes both ways until nothing moves; *mangle* may change what the client sends."""
+        for _ in range(50):
+            self._step()
+            moved = False
+            try:
+                data = self.tls.bio_read(1 << 16)
+            except SSL.Error:
+                pass
+            else:
+                moved = True
+                self.send(mangle(data) if mangle else data)
+            self.settle()
+            answer = self.wire.value()
+            if answer:
+                moved = True
+                self.wire.clear()
+                self.tls.bio_write(answer)
+            if not moved:
+                return
+        raise AssertionError("the two ends never came to rest")
+
+    def request(self, data: bytes = b"x") -> bytes:
+        """Send an application byte and return what comes back: in TLS 1.3 only this shows that one was let in."""
+        self.received = b""
+        try:
+            self.tls.send(data)
+        except SSL.Error as error:
+            self.error = error
+        self.pump()
+        return self.received
+
+    def close(self) -> None:
+        """Close properly, as a session needs to be resumable, and lose the connection."""
+        self.tls.shutdown()
+        self.pump()
+        self.lose()
+
+    def _step(self) -> None:
+        try:
+            if not self.handshaken:
+                self.tls.do_handshake()
+                self.handshaken = True
+            while True:
+                self.received += self.tls.recv(1 << 16)
+        except SSL.WantReadError:
+            pass
+        except SSL.Error as error:
+            self.error = error

@@ -1,0 +1,194 @@
+"""The server's own pair: read strictly, and read again without ever losing what works."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
+
+from mtlsd.errors import CertificateError
+from mtlsd.tls.pair import PairWatcher, ServerPair, load_pair
+from tests.pki import Pair, make_pair, new_key
+
+
+class PairCase(SynchronousTestCase):
+    """A folder with a server's pair in it."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir()
+        self.key, self.cert = self.folder / "serverKey.pem", self.folder / "serverCrt.pem"
+        self.pair = make_pair("localhost")
+        self.put(self.pair)
+
+    def put(self, pair: Pair) -> None:
+        self.key.touch(0o600)
+        self.key.write_bytes(pair.key_pem)
+        self.cert.write_bytes(pair.pem)
+
+
+class LoadPairTests(PairCase):
+    """A pair that will not serve is named, with the file and the cause."""
+
+    def wrong(self, path: Path, *words: str) -> None:
+        error = self.assertRaises(CertificateError, load_pair, self.key, self.cert)
+        self.assertIn(str(path), str(error))
+        for word in words:
+            self.assertIn(word, str(error))
+        self.assertNotIn("\n", str(error))
+
+    def test_good(self) -> None:
+        """No server could start."""
+        for kind in ("p256", "p384", "ed25519", "mldsa65", "rsa2048"):
+            pair = make_pair("localhost", key=kind)
+            self.put(pair)
+            self.assertEqual(load_pair(self.key, self.cert).facts.fingerprint, pair.fingerprint)
+
+    def test_chain(self) -> None:
+        """A server with a certificate of some authority would not send the chain."""
+        issuer = make_pair("issuer", key=new_key())
+        leaf = make_pair("localhost", issuer=issuer)
+        self.put(leaf)
+        self.cert.write_bytes(leaf.pem + issuer.pem)
+        self.assertEqual(len(load_pair(self.key, self.cert).chain), 1)
+
+    def test_missing(self) -> None:
+        """A missing file would be a traceback."""
+        self.key.unlink()
+        self.wrong(self.key, "No such file")
+        self.put(self.pair)
+        self.cert.unlink()
+        self.wrong(self.cert, "No such file")
+
+    def test_open_to_others(self) -> None:
+        """A key that everybody on the machine can read would be used."""
+        for mode in (0o604, 0o602, 0o601, 0o666):
+            self.key.chmod(mode)
+            self.wrong(self.key, "open to others", f"{mode:04o}", "chmod")
+        self.key.chmod(0o640)
+        load_pair(self.key, self.cert)
+
+    def test_encrypted(self) -> None:
+        """The service would wait for a passphrase that nobody types."""
+        self.key.write_bytes(self.pair.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")))
+        self.wrong(self.key, "encrypted")
+
+    def test_corrupt(self) -> None:
+        """A damaged file would be a traceback."""
+        self.key.write_bytes(self.pair.key_pem[:100])
+        self.wrong(self.key, "no private key")
+        self.put(self.pair)
+        for damaged in (b"", b"hello", self.pair.pem[:100]):
+            self.cert.write_bytes(damaged)
+            self.wrong(self.cert)
+
+    def test_not_the_key(self) -> None:
+        """A key that is not the certificate's would be found out by the first client."""
+        self.put(Pair(self.pair.certificate, new_key()))
+        self.wrong(self.key, "not the key of", str(self.cert))
+
+    def test_weak(self) -> None:
+        """A key that anybody can break would be the server's."""
+        self.put(make_pair("localhost", key="rsa1024"))
+        self.wrong(self.cert, "too small")
+
+    def test_not_a_file(self) -> None:
+        """A FIFO would hold the service for ever, and a huge file fill its memory."""
+        self.key.unlink()
+        os.mkfifo(self.key, 0o600)
+        self.wrong(self.key, "not a regular file")
+        self.key.unlink()
+        self.put(self.pair)
+        with self.cert.open("r+b") as file:
+            file.truncate(2 << 20)
+        self.wrong(self.cert, "larger than")
+
+    def test_unreadable(self) -> None:
+        """A key that may not be read would be a traceback (root may read all, so a folder stands in for it)."""
+        self.key.unlink()
+        self.key.mkdir(0o700)
+        self.wrong(self.key, "not a regular file")
+
+
+class PairWatcherTests(PairCase):
+    """A change of the pair is used when it is whole, and reported when it is not."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.used: list[ServerPair] = []
+        self.watcher = PairWatcher(self.key, self.cert, self.used.append, self.clock.seconds)
+        self.lines: list[str] = []
+
+        @implementer(ILogObserver)
+        def keep(event: LogEvent) -> None:
+            self.lines.append(str(event.get("log_level")) + str(event.get("wrong", "")))
+
+        globalLogPublisher.addObserver(keep)
+        self.addCleanup(globalLogPublisher.removeObserver, keep)
+
+    def beats(self, count: int) -> None:
+        for _ in range(count):
+            self.clock.advance(1)
+            self.watcher.beat()
+
+    def errors(self) -> list[str]:
+        return [line for line in self.lines if "error" in line]
+
+    def test_unchanged(self) -> None:
+        """Every second would be a reload, and every ticket lost."""
+        self.beats(5)
+        self.assertEqual((self.used, self.lines), ([], []))
+
+    def test_new_pair(self) -> None:
+        """A renewed certificate would wait for a restart."""
+        fresh = make_pair("localhost", key=new_key())
+        self.put(fresh)
+        self.beats(2)
+        self.assertEqual([pair.facts.fingerprint for pair in self.used], [fresh.fingerprint])
+
+    def test_half_a_pair(self) -> None:
+        """A pair that is copied file by file would be reported as broken, or break what works."""
+        fresh = make_pair("localhost", key=new_key())
+        self.cert.write_bytes(fresh.pem)
+        self.beats(1)
+        self.put(fresh)
+        self.beats(2)
+        self.assertEqual(len(self.used), 1)
+        self.assertEqual(self.errors(), [])
+
+    def test_broken(self) -> None:
+        """A broken pair would be used, go unsaid, or be said every second."""
+        self.cert.write_bytes(b"garbage")
+        self.beats(50)
+        self.assertEqual(self.used, [])
+        self.assertEqual(len(self.errors()), 1)
+        self.assertIn(str(self.cert), self.errors()[0])
+        self.beats(60)
+        self.assertEqual(len(self.errors()), 2)
+        self.put(self.pair)
+        self.beats(2)
+        self.assertEqual(len(self.used), 1)
+        self.beats(70)
+        self.assertEqual(len(self.errors()), 2)
+
+    def test_missing(self) -> None:
+        """A file that is gone would be a traceback each second."""
+        self.key.unlink()
+        self.beats(3)
+        self.assertEqual(len(self.errors()), 1)
+
+    def test_reload(self) -> None:
+        """SIGHUP would wait for a change, or keep quiet about what is wrong."""
+        self.watcher.reload()
+        self.assertEqual(len(self.used), 1)
+        self.cert.write_bytes(b"garbage")
+        self.watcher.reload()
+        self.watcher.reload()
+        self.assertEqual(len(self.errors()), 2)
+        self.assertEqual(len(self.used), 1)

@@ -1,0 +1,10 @@
+"""The services that `twistd` finds, and nothing else: what they name is imported only when it is used."""
+
+from twisted.application.service import ServiceMaker
+
+mtlsd = ServiceMaker(  # type: ignore[no-untyped-call]
+    "mtlsd",
+    "mtlsd.tap",
+    "A front door in which every client is let in by its own certificate.",
+    "mtlsd",
+)
