@@ -27,7 +27,7 @@ serve: $(venv)/.installed-serve
 # Servers that the tests start are measured too (pyproject.toml), hence `combine`.
 test: $(venv)/.installed-test
 	$(bin)/coverage erase
-	PATH="$(CURDIR)/$(bin):$$PATH" $(bin)/coverage run -m twisted.trial --temp-directory $(venv)/trial tests
+	$(bin)/coverage run -m twisted.trial --temp-directory $(venv)/trial tests
 	$(bin)/coverage combine --quiet
 	$(bin)/coverage json --quiet -o $(venv)/coverage.json
 	$(bin)/python .ci/floors.py $(venv)/coverage.json

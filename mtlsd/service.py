@@ -73,13 +73,7 @@ class FrontDoor(Service):
             self._heartbeat.add(beat)
         self._registry.start()
         self._heartbeat.start()
-        self._reactor.callWhenRunning(self._handle_signals)
-        if self._port is not None:
-            self._log.info(
-                "listening on {endpoint} for {clients} authorized certificates",
-                endpoint=endpoint(*plain_address(self._port.getHost())),
-                clients=len(self._registry.snapshot().authorized),
-            )
+        self._reactor.callWhenRunning(self._ready)
 
     @inlineCallbacks
     def stopService(self) -> Any:
@@ -117,6 +111,17 @@ class FrontDoor(Service):
             self._door.cut_everything()
         elif self._reactor.running:
             self._reactor.stop()
+
+    def _ready(self) -> None:
+        if self._port is None:
+            return
+        # The signals first: whoever sends SIGHUP because of the line in the log must not kill the service with it.
+        self._handle_signals()
+        self._log.info(
+            "listening on {endpoint} for {clients} authorized certificates",
+            endpoint=endpoint(*plain_address(self._port.getHost())),
+            clients=len(self._registry.snapshot().authorized),
+        )
 
     def _handle_signals(self) -> None:
         # twistd's own SIGTERM handler raises the signal again once the reactor has ended, so a clean stop would end

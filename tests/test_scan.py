@@ -9,15 +9,19 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.errors import FolderError
-from mtlsd.registry.clients import SETTLE
-from mtlsd.registry.folder import MOST_BYTES, Unsafe, objection, read_file
+from mtlsd.registry.clients import SETTLE, Reading
+from mtlsd.registry.folder import MOST_BYTES, File, Unsafe, objection, read_file
 from mtlsd.registry.problems import Severity
 from mtlsd.registry.records import Tombstone
 from mtlsd.registry.scan import AUTHORIZED, REVOKED, Scan, _Look, marks, scan
+from mtlsd.registry.terms import Terms
 from tests.pki import Pair, make_pair
 
 #: A user that owns none of the files here, whoever runs the tests.
@@ -215,15 +219,12 @@ class DamagedTests(FolderCase):
 
     def test_beyond_us(self) -> None:
         """One certificate that makes a library fail in a way of its own would stop the revoking of all others."""
-        looking = _Look(self.folder, None, self.uid, 0.0, time.time)
-        self.put("alice.pem", b"")
-        folder = os.open(self.folder / AUTHORIZED, os.O_RDONLY)
-        self.addCleanup(os.close, folder)
+        looking = _Look(self.folder, None, self.uid, 0.0, time.time, None)
 
-        def failing(data: bytes) -> tuple[int, None]:
+        def failing(data: bytes) -> tuple[int, tuple[str, ...]]:
             raise ZeroDivisionError(data)
 
-        reading = looking._read(folder, "alice.pem", b"", 0, failing)
+        reading = looking._parsed(File(b"x", b"signature", False), failing)
         self.assertEqual((None, "damaged: ZeroDivisionError"), (reading.content, reading.error))
 
 
@@ -580,6 +581,15 @@ class TermsTests(FolderCase):
         found = self.look(SETTLE).snapshot.authorized[self.alice.fingerprint]
         self.assertEqual(((), self.alice.leaf.not_after + timedelta(days=7)), (found.groups, found.ends))
 
+    def test_terms_alone(self) -> None:
+        """A change of terms would go unseen where the certificate's file has not changed."""
+        self.age()
+        self.put("alice.toml", b'groups = ["ops"]')
+        self.look()
+        self.put("alice.toml", b'groups = ["operators"]')
+        self.look()
+        self.assertEqual(("operators",), self.groups(SETTLE))
+
     def test_change_settles(self) -> None:
         """A TOML file seen empty while it is copied would bring a retired certificate back for a moment."""
         self.put("alice.toml", b'groups = ["ops"]')
@@ -649,6 +659,19 @@ class TermsTests(FolderCase):
         (self.folder / AUTHORIZED / "alice.toml").symlink_to("/dev/null")
         self.assertIsNone(self.groups())
         self.told("alice.toml: refused")
+
+    def test_symlink_to_nothing(self) -> None:
+        """A retired certificate would come back because a link to its terms is broken."""
+        (self.folder / AUTHORIZED / "alice.toml").symlink_to("nowhere.toml")
+        self.assertIsNone(self.groups())
+        self.told("alice.toml: it is a symbolic link to a file that is not there; it authorizes nobody")
+
+    def test_gone_between_listing_and_reading(self) -> None:
+        """Terms that were removed while the folder is read would count as damaged."""
+        looking = _Look(self.folder, None, self.uid, 0.0, time.time, None)
+        folder = os.open(self.folder / AUTHORIZED, os.O_RDONLY)
+        self.addCleanup(os.close, folder)
+        self.assertEqual(Terms(), cast("Reading[Terms]", looking._fetched_toml(folder, "alice", None, b"listed")).content)
 
 
 class RevokedTests(FolderCase):
@@ -851,3 +874,95 @@ class LeafTests(FolderCase):
         for kind, pair in pairs.items():
             self.put(f"{kind}.pem", pair.pem)
         self.assertEqual({pair.fingerprint: kind for kind, pair in pairs.items()}, self.clients())
+
+
+class NarrowTests(FolderCase):
+    """A look at the files that have changed finds what a look at all of them finds."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.pairs = [make_pair(str(nth)) for nth in range(4)]
+        self.wide: Scan | None = None
+        self.wall = lambda: 0.0
+
+    def both(self, *names: str, later: float = 0.0) -> None:
+        """Look at *names* after one look, and at everything after another, and compare."""
+        self.now += later
+        given = frozenset(names) if self.last is not None else None
+        self.last = scan(self.folder, self.last, server_uid=self.uid, monotonic=self.now, wall=self.wall, names=given)
+        self.wide = scan(self.folder, self.wide, server_uid=self.uid, monotonic=self.now, wall=self.wall)
+        self.assertEqual(self.wide.snapshot, self.last.snapshot)
+        self.assertEqual(set(self.wide.problems), set(self.last.problems))
+        self.assertEqual(self.wide.changed, self.last.changed)
+        self.assertEqual(self.wide.again_in, self.last.again_in)
+
+    def test_others_are_left_alone(self) -> None:
+        """With 100,000 clients each change would take a second to bite."""
+        for nth, pair in enumerate(self.pairs[:3]):
+            self.put(f"c{nth}.pem", pair.pem)
+        self.both()
+        self.put("c1.pem", self.pairs[3].pem)
+        (self.folder / AUTHORIZED / "c2.pem").unlink()
+        # Nobody said that c2 has changed, so it has not.
+        found = scan(self.folder, self.last, server_uid=self.uid, monotonic=self.now, wall=self.wall, names=frozenset({"c1.pem"}))
+        self.assertIn(self.pairs[3].fingerprint, found.snapshot.authorized)
+        assert self.last is not None
+        self.assertIs(found.clients["c2"], self.last.clients["c2"])
+
+    def test_what_calls_for_a_whole_look(self) -> None:
+        """A name that is no client's, or another folder in the place of the old one, would be missed."""
+        self.put("c0.pem", self.pairs[0].pem)
+        self.both()
+        self.put("not a name.pem", b"")
+        self.put("c1.crt", b"")
+        self.both("not a name.pem", "c1.crt")
+        self.put("c2.pem", self.pairs[1].pem)
+        self.both("c2.pem")
+        self.put(".hidden", b"")
+        self.both(".hidden")
+        authorized = self.folder / AUTHORIZED
+        authorized.rename(self.folder / "away")
+        authorized.mkdir(0o755)
+        self.both()
+        self.both(later=SETTLE)
+        assert self.last is not None
+        self.assertEqual({}, dict(self.last.snapshot.authorized))
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 8), st.integers(0, 2), st.integers(0, 3), st.sampled_from((0.0, 0.1, 0.3))), max_size=25
+        )
+    )
+    def test_same_as_a_whole_look(self, steps: list[tuple[int, int, int, float]]) -> None:
+        """After some sequence of changes that nobody thought of, who is in would depend on how one looked."""
+        for path in (*(self.folder / AUTHORIZED).iterdir(), *(self.folder / REVOKED).iterdir()):
+            path.unlink()
+        self.last = self.wide = None
+        self.both()
+        for what, which, nth, later in steps:
+            name, pair = f"c{which}", self.pairs[nth]
+            path = self.folder / AUTHORIZED / f"{name}.pem"
+            stone = self.folder / REVOKED / f"{pair.fingerprint}.json"
+            names = [path.name]
+            if what <= 1:
+                self.put(path.name, pair.pem)
+            elif what == 2:
+                self.put(path.name, pair.pem + self.pairs[nth - 1].pem)
+            elif what == 3:
+                self.put(path.name, pair.pem[:100] if nth else b"")
+            elif what == 4:
+                path.unlink(missing_ok=True)
+            elif what == 5:
+                self.put(f"{name}.toml", (b"", b"groups = ['ops']", b"grace = '1h'", b"wrong")[nth])
+                names = [f"{name}.toml"]
+            elif what == 6:
+                stone.touch()
+                names = []
+            elif what == 7:
+                stone.unlink(missing_ok=True)
+                names = []
+            elif path.exists():
+                path.rename(path.with_name(f"c{nth}.pem"))
+                names.append(f"c{nth}.pem")
+            self.both(*names, later=later)

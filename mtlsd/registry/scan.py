@@ -7,6 +7,7 @@ before; everything else, down to the single Authorization, is the same object ag
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from typing import TypeAlias
 from mtlsd.errors import FolderError, MtlsdError
 from mtlsd.identity import Certificate, is_client_name
 from mtlsd.registry.clients import SETTLE, Client, Content, Reading, believed, gone, stepped
-from mtlsd.registry.folder import Unsafe, folder_warning, is_young, opened_folder, read_file, signature_of
+from mtlsd.registry.folder import File, Unsafe, folder_warning, is_young, opened_folder, read_file, signature_of
 from mtlsd.registry.pem import certificates_in
 from mtlsd.registry.problems import Problem, Severity
 from mtlsd.registry.records import Authorization, Snapshot, Tombstone
@@ -34,6 +35,12 @@ Mark: TypeAlias = tuple[int, int, int, int] | None
 # Stands for a symlink, or for what cannot be stat'ed, in a listing.  No file has it, so such a name is looked at
 # every time: a link can come to lead elsewhere without a change of its target.
 _UNKNOWN = b"?"
+# Files that are opened and read before any of them is parsed.  Going to and fro between the kernel and the parsers for
+# each single file makes the first look at 100,000 take a quarter longer.
+_BATCH = 64
+# A client to be looked at: its name, its state before, and the signatures of its two files (None: as it was).
+_Todo: TypeAlias = tuple[str, Client | None, bytes | None, bytes | None]
+_Leaves: TypeAlias = Reading[tuple[Certificate, ...]]
 _NO_TERMS: Reading[Terms] = Reading(b"", Terms())
 
 
@@ -66,6 +73,10 @@ class Scan:
     clients: Mapping[str, Client] = field(repr=False)
     stones: Mapping[str, Stone] = field(repr=False)
     doubled: tuple[Problem, ...] = field(repr=False)
+    # Whether several clients claim one certificate; the clients to look at in any case; what was passed over.
+    contested: bool = field(repr=False)
+    restless: frozenset[str] = field(repr=False)
+    ignored: tuple[Problem, ...] = field(repr=False)
 
 
 def scan(
@@ -75,14 +86,17 @@ def scan(
     server_uid: int,
     monotonic: float,
     wall: Callable[[], float] = time.time,
+    names: frozenset[str] | None = None,
 ) -> Scan:
     """Look at *folder* (the one with ``authorized/`` and ``revoked/`` in it) and return what is in force now.
 
-    *monotonic* is seconds of one monotonic clock, *wall* gives seconds since 1970.  Raises
+    *monotonic* is seconds of one monotonic clock, *wall* gives seconds since 1970.  *names* narrows the look to these
+    files of ``authorized/``, and to what had not settled before: for who knows that nothing else has changed there, as
+    with 100,000 clients a whole look takes a second.  Where a narrow look would not do, it is a whole one.  Raises
     :exc:`~mtlsd.errors.FolderError` at the first look (*previous* is ``None``) where the folder is missing, unreadable
     or not safe to use; later that is a problem of the scan, and what was known before stays.
     """
-    return _Look(folder, previous, server_uid, monotonic, wall).result()
+    return _Look(folder, previous, server_uid, monotonic, wall, names).result()
 
 
 def marks(folder: Path) -> tuple[Mark, Mark]:
@@ -93,7 +107,15 @@ def marks(folder: Path) -> tuple[Mark, Mark]:
 class _Look:
     """One scan while it runs: what it was given, and what it has noticed so far."""
 
-    def __init__(self, folder: Path, previous: Scan | None, server_uid: int, now: float, wall: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        previous: Scan | None,
+        server_uid: int,
+        now: float,
+        wall: Callable[[], float],
+        names: frozenset[str] | None,
+    ) -> None:
         self._folder = folder
         self._before = previous
         # What one user was refused may be fine for another: after a change of user everything is read again.
@@ -106,6 +128,12 @@ class _Look:
         self._again: list[float] = []
         self._unsure = False
         self._changed = previous is None
+        # The clients of a narrow look, those that this look has concerned, and those that the next one has to see again.
+        self._narrow = _stems(names) if names is not None and self._same_user else None
+        self._touched: set[str] = set()
+        self._restless: set[str] = set()
+        self._links: set[str] = set()
+        self._passed_over: list[Problem] = []
 
     def result(self) -> Scan:
         # The marks come first: what happens while we look is then a change to whoever compares them.
@@ -119,11 +147,16 @@ class _Look:
             tombstones = {stone.tombstone.fingerprint: stone.tombstone for stone in stones.values()}
             clients = self._clients(authorized, tombstones)
         before = self._before
+        doubled: tuple[Problem, ...] = ()
+        contested = False
         if before is not None and not self._changed:
-            snapshot, doubled = before.snapshot, before.doubled
+            snapshot, doubled, contested, changed = before.snapshot, before.doubled, before.contested, frozenset[str]()
+        elif (amended := self._amended(clients, tombstones)) is not None:
+            snapshot, changed = amended
         else:
-            snapshot, doubled = _combined(clients, tombstones, before.snapshot if before else Snapshot())
-        changed = (before.snapshot if before else Snapshot()).differs(snapshot) if self._changed else frozenset()
+            old = before.snapshot if before else Snapshot()
+            snapshot, doubled, contested = _combined(clients, tombstones, old)
+            changed = old.differs(snapshot)
         if before is not None and not changed:
             snapshot = before.snapshot
         for client in clients.values():
@@ -131,7 +164,7 @@ class _Look:
         self._problems += [stone.problem for stone in stones.values() if stone.problem]
         return Scan(
             snapshot=snapshot,
-            problems=(*self._problems, *doubled),
+            problems=(*self._problems, *self._passed_over, *doubled),
             changed=changed,
             again_in=min(self._again, default=None),
             unsure=self._unsure,
@@ -140,6 +173,37 @@ class _Look:
             clients=clients,
             stones=stones,
             doubled=doubled,
+            contested=contested,
+            restless=frozenset(self._restless),
+            ignored=tuple(self._passed_over),
+        )
+
+    def _amended(
+        self, clients: Mapping[str, Client], tombstones: Mapping[str, Tombstone]
+    ) -> tuple[Snapshot, frozenset[str]] | None:
+        """Return the snapshot after a narrow look, and what has changed; ``None`` where all claims have to be compared."""
+        before = self._before
+        if before is None or self._narrow is None or before.contested:
+            return None
+        known = before.snapshot
+        authorized = dict(known.authorized)
+        concerned = {
+            one for one in tombstones.keys() | known.tombstones.keys() if tombstones.get(one) != known.tombstones.get(one)
+        }
+        for name in self._touched & before.clients.keys():
+            for claim in before.clients[name].claims:
+                del authorized[claim.certificate.fingerprint]
+                concerned.add(claim.certificate.fingerprint)
+        for name in self._touched & clients.keys():
+            for claim in clients[name].claims:
+                if authorized.setdefault(claim.certificate.fingerprint, claim) is not claim:
+                    return None
+                concerned.add(claim.certificate.fingerprint)
+        found = Snapshot(MappingProxyType(authorized), MappingProxyType(dict(tombstones)))
+        return found, frozenset(
+            one
+            for one in concerned
+            if known.authorized.get(one) != authorized.get(one) or known.tombstones.get(one) != tombstones.get(one)
         )
 
     def _listing(self, stack: ExitStack, name: str) -> tuple[int, dict[str, bytes]] | None:
@@ -149,7 +213,8 @@ class _Look:
             certs, _ = stack.enter_context(opened_folder(str(self._folder)))
             path = f"{self._shown}/{name}"
             descriptor, status = stack.enter_context(opened_folder(name, inside=certs))
-            listing = _listed(descriptor)
+            narrow = self._narrowed(status) if name == AUTHORIZED else None
+            listing = _listed(descriptor) if narrow is None else _looked_up(descriptor, narrow)
         except FileNotFoundError:
             if name == REVOKED and not (self._before and self._before.stones):
                 # Nobody has been revoked yet.
@@ -176,7 +241,8 @@ class _Look:
         if listing is None:
             return old
         folder, files = listing
-        clients: dict[str, Client] = {}
+        clients = self._left_alone(old)
+        todo: list[_Todo] = []
         for file, signature in files.items():
             if not file.endswith(".pem"):
                 if not file.endswith(".toml"):
@@ -184,38 +250,63 @@ class _Look:
                 continue
             name = file[:-4]
             terms_signature = files.get(name + ".toml", b"")
+            if _UNKNOWN in (signature, terms_signature):
+                self._links.add(name)
             before = old.get(name)
+            if before is None and not is_client_name(name):
+                self._ignored(
+                    AUTHORIZED, file, "refused: a client's name is up to 64 letters, digits and . _ @ -", Severity.ERROR
+                )
+                continue
+            same_pem = same_toml = False
             if before is not None and self._same_user:
-                same_pem = before.pem.signature == signature
-                same_toml = before.toml.signature == terms_signature
+                same_pem, same_toml = before.pem.signature == signature, before.toml.signature == terms_signature
                 if same_pem and same_toml and before.settled:
                     clients[name] = before
                     continue
-            else:
-                same_pem = same_toml = False
-                if not is_client_name(name):
-                    self._ignored(
-                        AUTHORIZED, file, "refused: a client's name is up to 64 letters, digits and . _ @ -", Severity.ERROR
-                    )
-                    continue
-            pem = before.pem if before and same_pem else self._read_pem(folder, file, signature)
-            toml = before.toml if before and same_toml else self._read_toml(folder, name + ".toml", terms_signature)
-            clients[name] = self._stepped(name, before, pem, toml, tombstones)
+            todo.append((name, before, None if same_pem else signature, None if same_toml else terms_signature))
+        for start in range(0, len(todo), _BATCH):
+            self._read_clients(folder, todo[start : start + _BATCH], clients, tombstones)
         for name in old.keys() - clients.keys():
             client = self._stepped(name, old[name], gone(), old[name].toml, tombstones)
             if client.claims:
                 clients[name] = client
         return clients
 
+    def _left_alone(self, old: Mapping[str, Client]) -> dict[str, Client]:
+        """Return the clients that a narrow look does not concern; none for a whole look."""
+        if self._narrow is None or self._before is None:
+            return {}
+        self._passed_over += self._before.ignored
+        clients = dict(old)
+        for name in self._narrow:
+            clients.pop(name, None)
+        return clients
+
+    def _read_clients(
+        self, folder: int, batch: list[_Todo], clients: dict[str, Client], tombstones: Mapping[str, Tombstone]
+    ) -> None:
+        fetched = [
+            (name, before, self._fetched_pem(folder, name, before, pem), self._fetched_toml(folder, name, before, toml))
+            for name, before, pem, toml in batch
+        ]
+        for name, before, pem_found, toml_found in fetched:
+            pem_read = pem_found if isinstance(pem_found, Reading) else self._parsed(pem_found, _leaves)
+            toml_read = toml_found if isinstance(toml_found, Reading) else self._parsed(toml_found, _terms)
+            clients[name] = self._stepped(name, before, pem_read, toml_read, tombstones)
+
     def _stepped(
         self,
         name: str,
         before: Client | None,
-        pem: Reading[tuple[Certificate, ...]],
+        pem: _Leaves,
         toml: Reading[Terms],
         tombstones: Mapping[str, Tombstone],
     ) -> Client:
         client = stepped(name, f"{self._shown}/{AUTHORIZED}/{name}.pem", before, pem, toml, self._now, tombstones)
+        self._touched.add(name)
+        if not client.settled or pem.signature is None or toml.signature is None or name in self._links:
+            self._restless.add(name)
         if before is None or client.claims is not before.claims or client.going != before.going:
             self._changed = True
         again = client.again_in(self._now)
@@ -223,50 +314,53 @@ class _Look:
             self._again.append(again)
         return client
 
-    def _read_pem(self, folder: int, file: str, signature: bytes) -> Reading[tuple[Certificate, ...]]:
-        def parse(data: bytes) -> tuple[tuple[Certificate, ...], str | None]:
-            found = certificates_in(data)
-            warning = "it holds a private key too, which belongs to its client alone: take it out, and make a new pair"
-            return found.leaves, warning if found.has_private_key else None
+    def _fetched_pem(self, folder: int, name: str, before: Client | None, listed: bytes | None) -> File | _Leaves:
+        if listed is None and before is not None:
+            return before.pem
+        return self._fetched(folder, name + ".pem", listed or _UNKNOWN, (), link=())
 
-        return self._read(folder, file, signature, (), parse)
-
-    def _read_toml(self, folder: int, file: str, signature: bytes) -> Reading[Terms]:
-        if not signature:
+    def _fetched_toml(self, folder: int, name: str, before: Client | None, listed: bytes | None) -> File | Reading[Terms]:
+        if listed is None and before is not None:
+            return before.toml
+        if not listed:
             return _NO_TERMS
-        return self._read(folder, file, signature, _NO_TERMS.content, lambda data: (read_terms(data), None))
+        # Of terms that have gone astray nobody knows what they were: a retirement, maybe.
+        return self._fetched(folder, name + ".toml", listed, Terms(), link=None)
 
-    def _read(
-        self,
-        folder: int,
-        name: str,
-        listed: bytes,
-        absent: Content | None,
-        parse: Callable[[bytes], tuple[Content, str | None]],
-    ) -> Reading[Content]:
-        """Read and parse one file.  Never raises: one file that is beyond us must not stop the revoking of others."""
-        signature = None
+    def _fetched(
+        self, folder: int, name: str, listed: bytes, absent: Content, *, link: Content | None
+    ) -> File | Reading[Content]:
+        """Return the content of a file or, where it cannot be had, what there is to know instead.  Never raises.
+
+        *absent* is what it means that the file is not there; *link* is what a link to nothing means, ``None`` where it
+        is damage.
+        """
         try:
             file = read_file(folder, name, server_uid=self._server_uid, wall=self._wall)
-            signature = file.signature
-            self._unsure = self._unsure or signature is None
-            content, warning = parse(file.data)
         except FileNotFoundError:
-            # It went away since it was listed, or it is a link to nothing.
-            why = ("it is a symbolic link to a file that is not there",) if listed == _UNKNOWN else ()
-            return Reading(None, absent, warnings=why)
+            if listed != _UNKNOWN:
+                # It went away since it was listed.
+                return Reading(None, absent)
+            why = "it is a symbolic link to a file that is not there"
+            return Reading(None, None, why) if link is None else Reading(None, link, warnings=(why,))
         except Unsafe as error:
             return Reading(None, None, str(error), refused=True)
         except OSError as error:
             return Reading(None, None, f"cannot be read: {error.strerror}")
+        self._unsure = self._unsure or file.signature is None
+        return file
+
+    def _parsed(self, file: File, parse: Callable[[bytes], tuple[Content, tuple[str, ...]]]) -> Reading[Content]:
+        """Return what a file says.  Never raises: one file that is beyond us must not stop the revoking of others."""
+        try:
+            content, warnings = parse(file.data)
         except MtlsdError as error:
-            return Reading(signature, None, f"damaged: {error}")
+            return Reading(file.signature, None, f"damaged: {error}")
         except Exception as error:
-            return Reading(signature, None, f"damaged: {type(error).__name__}")
-        warnings = [] if warning is None else [warning]
+            return Reading(file.signature, None, f"damaged: {type(error).__name__}")
         if file.group_writable:
-            warnings.append("its group may write to it; chmod g-w")
-        return Reading(signature, content, warnings=tuple(warnings))
+            warnings += ("its group may write to it; chmod g-w",)
+        return Reading(file.signature, content, warnings=warnings)
 
     def _stones(self, listing: tuple[int, dict[str, bytes]] | None) -> Mapping[str, Stone]:
         old = self._before.stones if self._before else {}
@@ -297,7 +391,10 @@ class _Look:
 
     def _stone(self, folder: int, file: str, signature: bytes, fingerprint: str) -> Stone:
         bare = Tombstone(fingerprint)
-        reading = self._read(folder, file, signature, bare, lambda data: (read_tombstone(fingerprint, data), None))
+        found = self._fetched(folder, file, signature, bare, link=bare)
+        reading = (
+            found if isinstance(found, Reading) else self._parsed(found, lambda data: (read_tombstone(fingerprint, data), ()))
+        )
         problem = None
         if reading.error is not None:
             shown = f"{self._shown}/{REVOKED}/{printable(file)}"
@@ -305,7 +402,51 @@ class _Look:
         return Stone(reading.signature, reading.content or bare, problem)
 
     def _ignored(self, folder: str, file: str, why: str, severity: Severity) -> None:
-        self._problems.append(Problem(f"{self._shown}/{folder}/{printable(file)}", why, severity))
+        kept = self._passed_over if folder == AUTHORIZED else self._problems
+        kept.append(Problem(f"{self._shown}/{folder}/{printable(file)}", why, severity))
+
+    def _narrowed(self, status: os.stat_result) -> frozenset[str] | None:
+        """Return the clients of a narrow look; ``None``, for good, where it has to be a whole one."""
+        if self._narrow is not None and self._before is not None:
+            mark = self._before.marks[0]
+            same_folder = mark is not None and mark[:2] == (status.st_dev, status.st_ino)
+            self._narrow = self._narrow | self._before.restless if same_folder else None
+        return self._narrow
+
+
+def _stems(names: frozenset[str]) -> frozenset[str] | None:
+    """Return the clients that files belong to; ``None`` where one of the files is no client's."""
+    stems = set()
+    for name in names:
+        stem, _, suffix = name.rpartition(".")
+        if suffix in ("pem", "toml") and is_client_name(stem):
+            stems.add(stem)
+        elif not name.startswith("."):
+            return None
+    return frozenset(stems)
+
+
+def _looked_up(folder: int, stems: frozenset[str]) -> dict[str, bytes]:
+    listing: dict[str, bytes] = {}
+    for stem in stems:
+        for name in (stem + ".pem", stem + ".toml"):
+            try:
+                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            listing[name] = _UNKNOWN if stat.S_ISLNK(status.st_mode) else signature_of(status)
+    return listing
+
+
+def _leaves(data: bytes) -> tuple[tuple[Certificate, ...], tuple[str, ...]]:
+    found = certificates_in(data)
+    if not found.has_private_key:
+        return found.leaves, ()
+    return found.leaves, ("it holds a private key too, which belongs to its client alone: take it out, and make a new pair",)
+
+
+def _terms(data: bytes) -> tuple[Terms, tuple[str, ...]]:
+    return read_terms(data), ()
 
 
 def _listed(descriptor: int) -> dict[str, bytes]:
@@ -325,8 +466,11 @@ def _listed(descriptor: int) -> dict[str, bytes]:
 
 def _combined(
     clients: Mapping[str, Client], tombstones: Mapping[str, Tombstone], before: Snapshot
-) -> tuple[Snapshot, tuple[Problem, ...]]:
-    """Put together what all clients claim.  A certificate that two of them claim stays with the one who had it."""
+) -> tuple[Snapshot, tuple[Problem, ...], bool]:
+    """Put together what all clients claim.  A certificate that two of them claim stays with the one who had it.
+
+    Returns the snapshot, what there is to say of it, and whether several clients claim one certificate.
+    """
     authorized: dict[str, Authorization] = {}
     contested: dict[str, list[Authorization]] = {}
     for client in clients.values():
@@ -346,7 +490,7 @@ def _combined(
         # A file that is being renamed is under both names for a moment, and that is nobody's mistake.
         if not any(fingerprint in clients[claim.client].going for claim in claims):
             problems.append(_contest(sorted(claims, key=lambda claim: claim.client), fingerprint, held))
-    return Snapshot(MappingProxyType(authorized), MappingProxyType(dict(tombstones))), tuple(problems)
+    return Snapshot(MappingProxyType(authorized), MappingProxyType(dict(tombstones))), tuple(problems), bool(contested)
 
 
 def _contest(claims: list[Authorization], fingerprint: str, held: Authorization | None) -> Problem:

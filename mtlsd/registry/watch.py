@@ -10,12 +10,16 @@ import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from twisted.internet import fdesc, inotify
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReactorFDSet
 from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
+
+#: Names of files; ``None``: it could be any of them.
+Names: TypeAlias = frozenset[str] | None
 
 _EVENT = struct.Struct("=iIII")
 _ENTRIES = inotify.IN_CREATE | inotify.IN_DELETE | inotify.IN_MOVED
@@ -27,12 +31,18 @@ _WORTHLESS = inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_UNMOUNT 
 class FolderWatch:
     """Watches a folder for names that come and go, and the folders in it for every change of their files."""
 
-    def __init__(self, reactor: IReactorFDSet, folder: Path, inner: tuple[str, ...], heard: Callable[[], None]) -> None:
-        """*heard* is called, without any more, when something has happened."""
+    def __init__(self, reactor: IReactorFDSet, folder: Path, inner: tuple[str, ...], heard: Callable[[Names], None]) -> None:
+        """*heard* is called when something has happened, with the names of the files of the first of *inner* concerned.
+
+        ``None`` stands for anything at all.
+        """
         self._reactor = reactor
         # A log that stands in the outer folder is written all the time, and says nothing: names only.
         self._masks = {folder: _ENTRIES | _SELF} | {folder / name: _EVERYTHING for name in inner}
         self._heard = heard
+        self._named, *unnamed = (folder / name for name in inner)
+        self._unnamed = frozenset(unnamed)
+        self._paths: dict[int, Path] = {}
         self._notifier: _Notifier | None = None
         self._watched: dict[Path, tuple[int, int]] | None = None
 
@@ -49,7 +59,7 @@ class FolderWatch:
         try:
             self._notifier = notifier = _Notifier(self._reactor, self._told)
             for path in now:
-                notifier.watch(FilePath(os.fsencode(path)), mask=self._masks[path])
+                self._paths[notifier.watch(FilePath(os.fsencode(path)), mask=self._masks[path])] = path
         except inotify.INotifyError as error:
             self.close()
             raise OSError("inotify has no watch left, or the folder has just gone") from error
@@ -60,20 +70,30 @@ class FolderWatch:
     def close(self) -> None:
         """Watch nothing any more; nothing stays in the reactor."""
         self._watched = None
+        self._paths = {}
         if self._notifier is not None:
             notifier, self._notifier = self._notifier, None
             notifier.connectionLost(Failure(ConnectionDone()))
 
-    def _told(self, worthless: bool) -> None:
-        if worthless:
-            self._watched = None
-        self._heard()
+    def _told(self, events: list[tuple[int, int, bytes]]) -> None:
+        names: set[str] = set()
+        whole = False
+        for watch, mask, name in events:
+            path = self._paths.get(watch)
+            if mask & _WORTHLESS:
+                self._watched = None
+                whole = True
+            elif path == self._named and name:
+                names.add(os.fsdecode(name))
+            elif path not in self._unnamed:
+                whole = True
+        self._heard(None if whole else frozenset(names))
 
 
 class _Notifier(inotify.INotify):
     """Twisted's descriptor, with a reader of our own."""
 
-    def __init__(self, reactor: IReactorFDSet, told: Callable[[bool], None]) -> None:
+    def __init__(self, reactor: IReactorFDSet, told: Callable[[list[tuple[int, int, bytes]]], None]) -> None:
         super().__init__(reactor)
         self._told = told
 
@@ -87,12 +107,12 @@ class _Notifier(inotify.INotify):
         super().connectionLost(reason)
 
     def _events(self, data: bytes) -> None:
-        worthless, at = False, 0
+        events, at = [], 0
         while at < len(data):
-            _, mask, _, size = _EVENT.unpack_from(data, at)
-            worthless = worthless or bool(mask & _WORTHLESS)
+            watch, mask, _, size = _EVENT.unpack_from(data, at)
             at += _EVENT.size + size
-        self._told(worthless)
+            events.append((watch, mask, data[at - size : at].rstrip(b"\0")))
+        self._told(events)
 
 
 def _place(path: Path) -> tuple[int, int] | None:

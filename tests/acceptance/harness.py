@@ -168,6 +168,16 @@ class Server:
         """Return how many file descriptors it has open."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
+    def sockets(self) -> int:
+        """Return how many sockets it has open: unlike files, these do not come and go with a look at the folder."""
+        folder, count = Path(f"/proc/{self.process.pid}/fd"), 0
+        for entry in list(folder.iterdir()):
+            try:
+                count += os.readlink(entry).startswith("socket:")
+            except FileNotFoundError:
+                continue
+        return count
+
     def events(self, *kinds: str) -> list[dict[str, Any]]:
         """Return the events in the audit log so far (of *kinds* only, if given)."""
         return read_events(self.audit, *kinds)
@@ -194,6 +204,13 @@ class Server:
         verdict = poll(f"a verdict on the connection from port {own_port}", found)
         assert verdict is not None
         return verdict
+
+
+def port_in(log: Path) -> int:
+    """Wait until a server's log file says which port it listens on, and return that."""
+    found = poll(f"{log} says that it listens", lambda: _LISTENING.search(log.read_text()) if log.exists() else None)
+    assert found is not None
+    return int(found[1])
 
 
 def read_events(path: Path, *kinds: str) -> list[dict[str, Any]]:
@@ -279,7 +296,7 @@ class AcceptanceTestCase(SynchronousTestCase):
             text=True,
             errors="replace",
         )
-        self.addCleanup(_end, process)
+        self.addCleanup(end, process)
         server = Server(process, self.audit)
         self.addCleanup(server.clean_up)
         return server
@@ -315,8 +332,8 @@ class AcceptanceTestCase(SynchronousTestCase):
         self.assertEqual(server.errors.lines, [])
 
 
-def _end(process: subprocess.Popen[str]) -> None:
-    # Reached with a live process only where the server never came to listen.
+def end(process: subprocess.Popen[Any]) -> None:
+    """Kill a process of ours if it still runs, which it does only where a test has failed."""
     if process.poll() is None:
         process.kill()
     process.wait(DEADLINE)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from OpenSSL import SSL, crypto
+from OpenSSL._util import lib
 
 from tests.acceptance.harness import DEADLINE
 from tests.pki import Pair
@@ -127,7 +128,7 @@ class TlsClient:
 
     @property
     def resumed(self) -> bool:
-        return bool(SSL._lib.SSL_session_reused(self.tls._ssl))
+        return bool(lib.SSL_session_reused(self.tls._ssl))
 
     def server_certificate(self) -> bytes:
         """Return the server's certificate, DER."""

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from twisted.application.service import Application, Service
+from twisted.application.service import Application, IServiceCollection, Service
 from twisted.internet.interfaces import IPullProducer
 from twisted.internet.task import LoopingCall
 from twisted.web.iweb import IRequest
@@ -90,15 +90,16 @@ class Root(Resource):
         self.putChild(b"held", Held(release))
 
     def getChild(self, path: bytes, request: IRequest) -> IResource:
-        return self._own.getChildWithDefault(path, request)
+        found: IResource = self._own.getChildWithDefault(path, request)
+        return found
 
 
-def make_application() -> Application:
+def make_application() -> IServiceCollection:
     """Wire it, as twistd's plugin does."""
     options = Options()
     options.parseOptions(json.loads(os.environ["MTLSD_TEST_OPTIONS"]))
     service = makeService(options, root=Root(make_root(), Path(os.environ["MTLSD_TEST_RELEASE"])))
-    made = Application("slow")
+    made: IServiceCollection = Application("slow")
     assert isinstance(service, Service)
     service.setServiceParent(made)
     return made

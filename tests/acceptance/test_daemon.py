@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 
-from tests.acceptance.harness import AcceptanceTestCase, poll, read_events, run
+from tests.acceptance.harness import AcceptanceTestCase, poll, port_in, read_events, run
 from tests.acceptance.peers import TlsClient
 
 
@@ -28,9 +27,7 @@ class DaemonTests(AcceptanceTestCase):
         pid = int(poll("there is a pidfile", lambda: pidfile.exists() and pidfile.read_text()))
         self.addCleanup(self.end, pid)
 
-        listening = poll("it listens", lambda: log.exists() and re.search(r"listening on \S+:(\d+) for ", log.read_text()))
-        assert isinstance(listening, re.Match)
-        port = int(listening[1])
+        port = port_in(log)
         with TlsClient(port, alice) as client:
             self.assertEqual(client.ask().body, b"Hello: alice\n")
         # The folder is watched from there, too.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import signal
 import stat
 import subprocess
+from pathlib import Path
 
-from tests.acceptance.harness import poll
+from tests.acceptance.harness import DEADLINE, end, environment, poll, port_in
 from tests.acceptance.peers import Cut, TlsClient
 from tests.acceptance.test_revocation import SlowSiteTestCase
 from tests.pki import Pair, make_pair, new_key
@@ -84,11 +85,14 @@ class StopTests(SlowSiteTestCase):
         server = self.serve("--handshake-timeout", "600")
         silent = TlsClient(server.port, self.alice)
         self.addCleanup(silent.socket.close)
-        poll("the server has taken it", lambda: server.descriptors() and not silent.tls.get_peer_certificate())
         with TlsClient(server.port, self.alice) as client:
             self.assertEqual(client.ask().status, 200)
-        (event,) = [e for e in self.assert_verdicts(server, "authorized", "closed") if e["event"] == "rejected"]
-        self.assertEqual(event["detail"], "shutting down")
+            self.assertEqual(server.stop(), 0)
+        accepted, rejected = server.events()
+        self.assertEqual((accepted["event"], accepted["client"]), ("accepted", "alice"))
+        self.assertEqual((rejected["event"], rejected["reason"]), ("rejected", "closed"))
+        self.assertEqual((rejected["peer"]["port"], rejected["detail"]), (silent.own_port, "shutting down"))
+        self.assert_quiet(server)
 
 
 class ReloadTests(SlowSiteTestCase):
@@ -207,7 +211,7 @@ class LogTests(SlowSiteTestCase):
         """twistd's own log would no longer be rotated, or the audit log would not."""
         log = self.folder / "mtlsd.log"
         process = self.serve_into(log)
-        port = self.port_in(log)
+        port = port_in(log)
         self.visit(port)
         old = self.audit.rename(self.folder / "audit.jsonl.1")
         process.send_signal(signal.SIGUSR1)
@@ -218,28 +222,15 @@ class LogTests(SlowSiteTestCase):
         self.assertEqual(len(old.read_bytes().splitlines()), 1)
         poll("the verdict is in twistd's new log", lambda: "accepted alice" in log.read_text())
         process.terminate()
-        self.assertEqual(process.wait(20), 0)
+        self.assertEqual(process.wait(DEADLINE), 0)
 
-    def serve_into(self, log: object) -> subprocess.Popen[bytes]:
-        from tests.acceptance.harness import environment
-
+    def serve_into(self, log: Path) -> subprocess.Popen[bytes]:
+        """Start a server whose log is a file."""
         self.put_server_pair()
         line = self.arguments(twistd=("-n", "--pidfile=", "--logfile", str(log)))
         process = subprocess.Popen(line, cwd=self.folder, env=environment(), stdin=subprocess.DEVNULL)
-        self.addCleanup(process.wait, 20)
-        self.addCleanup(lambda: process.poll() is None and process.kill())
+        self.addCleanup(end, process)
         return process
-
-    def port_in(self, log: object) -> int:
-        import re
-        from pathlib import Path
-
-        def found() -> re.Match[str] | None:
-            return re.search(r"listening on \S+:(\d+) for ", Path(str(log)).read_text()) if Path(str(log)).exists() else None
-
-        match = poll("the server listens", found)
-        assert match is not None
-        return int(match[1])
 
     def test_full_disk(self) -> None:
         """A full disk would stop the service, or lose the log of who came without a word."""

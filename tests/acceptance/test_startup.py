@@ -39,7 +39,7 @@ class StartupTests(AcceptanceTestCase):
 
     def test_argument_too_many(self) -> None:
         """A folder given without --certs would be ignored, and another one used."""
-        self.fails("certs", says=("",))
+        self.fails("certs", says=("argument",))
 
     def test_bad_values(self) -> None:
         """A wrong number would be a traceback, or taken for another one."""
@@ -71,6 +71,17 @@ class StartupTests(AcceptanceTestCase):
         """The missing file would have to be guessed."""
         self.crt.unlink()
         self.fails(says=(str(self.crt), "No such file"))
+
+    def test_no_file_at_all(self) -> None:
+        """A folder or a FIFO in place of a file would be a traceback, or hold the start for ever."""
+        for make in (os.mkdir, os.mkfifo):
+            for path in (self.crt, self.key):
+                kept = path.read_bytes()
+                path.unlink()
+                make(path, 0o700)
+                self.fails(says=(str(path), "not a regular file"))
+                path.rmdir() if path.is_dir() else path.unlink()
+                self.write(path, kept, 0o600)
 
     def test_key_open_to_others(self) -> None:
         """Everybody on the machine could read the server's key, and nobody would know."""

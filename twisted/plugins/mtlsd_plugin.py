@@ -2,7 +2,7 @@
 
 from twisted.application.service import ServiceMaker
 
-mtlsd = ServiceMaker(  # type: ignore[no-untyped-call]
+mtlsd = ServiceMaker(
     "mtlsd",
     "mtlsd.tap",
     "A front door in which every client is let in by its own certificate.",

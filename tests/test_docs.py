@@ -1,0 +1,202 @@
+"""The documentation says what there is, all of it, and nothing that there is not."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import re
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from mtlsd import __version__, settings
+from mtlsd.audit.events import Event, Kind
+from mtlsd.cli.commands import mtlsd as command
+from mtlsd.identity import Tls
+from mtlsd.policy import LIMITS, Reason
+from mtlsd.settings import Settings, option_name
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONS = {f"--{option_name(setting)}": setting for setting in fields(Settings)}
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text("utf-8")
+
+
+def section(text: str, heading: str) -> str:
+    """Return what stands under the heading, up to the next one of its level."""
+    level = heading.split(" ", 1)[0]
+    found = re.search(rf"^{re.escape(heading)}$(.*?)(?=^#{{1,{len(level)}}} |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found is not None, heading
+    return found[1]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of every row of every table, without the heads."""
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    heads = [at - 1 for at, cells in enumerate(found) if all(set(cell) <= {"-", ":"} for cell in cells)]
+    return [cells for at, cells in enumerate(found) if at not in heads and at - 1 not in heads]
+
+
+def terms(text: str) -> list[str]:
+    """Return what stands in backticks in the first column of the tables."""
+    return [term for cells in rows(text) for term in re.findall(r"`([^`]+)`", cells[0])]
+
+
+class OptionsTests(SynchronousTestCase):
+    def test_every_option_is_explained(self) -> None:
+        """An option that is not in docs/options.md does not exist for whoever needs it; one that is gone misleads."""
+        self.assertEqual(sorted(terms(page("docs/options.md"))), sorted(OPTIONS))
+
+    def test_every_option_is_in_the_readme(self) -> None:
+        """The table in README.md says `in full` of the other one: it must not lack a line."""
+        found = [term for term in terms(section(page("README.md"), "## Files and options")) if term.startswith("--")]
+        self.assertEqual(sorted(found), sorted(OPTIONS))
+
+    def test_the_defaults_are_right(self) -> None:
+        """An operator plans with the default that is written down."""
+        for cells in rows(page("docs/options.md")):
+            setting, shown = OPTIONS[cells[0].strip("`")], cells[1]
+            default = {True: "on", False: "off"}[setting.default] if isinstance(setting.default, bool) else setting.default
+            if default is None or default == "":
+                self.assertTrue(shown in ("none", "every one") or shown.endswith("in the folder"), cells)
+            else:
+                self.assertEqual(shown, f"`{default:g}`" if isinstance(default, float) else f"`{default}`", cells)
+
+    def test_the_defaults_in_the_readme_are_right(self) -> None:
+        """Two pages that contradict each other are worse than one."""
+        for cells in rows(section(page("README.md"), "## Files and options")):
+            for name in re.findall(r"`(--[a-z-]+)`", cells[0]):
+                default = OPTIONS[name].default
+                if isinstance(default, bool):
+                    self.assertEqual(cells[1], "on" if default else "off")
+                elif isinstance(default, int | float):
+                    self.assertEqual(re.match(r"[0-9.]+", cells[1].strip("`"))[0], f"{default:g}", cells)  # type: ignore[index]
+                elif default not in (None, ""):
+                    self.assertEqual(cells[1].strip("`"), str(default))
+
+    def test_the_units_are_right(self) -> None:
+        """Sixty what?  Seconds are floats here, and every float is seconds."""
+        for cells in rows(page("docs/options.md")):
+            setting = OPTIONS[cells[0].strip("`")]
+            if setting.type == "float":
+                self.assertEqual(cells[2], "seconds", cells)
+            elif "Path" in str(setting.type):
+                self.assertEqual(cells[2], "path", cells)
+
+    def test_the_example_is_a_configuration(self) -> None:
+        """The first thing that people do is to copy it."""
+        (example,) = re.findall(r"```toml\n(.*?)```", page("docs/options.md"), re.DOTALL)
+        path = Path(self.mktemp())
+        path.write_text(example)
+        self.assertEqual(settings.load({"config": str(path)}).idle_timeout, 30)
+
+    def test_the_fixed_limits(self) -> None:
+        """An operator whose client is refused looks here for the bound."""
+        text = " ".join(section(page("docs/options.md"), "## Limits").split())
+        for bound in (
+            f"{LIMITS.certificate // 1024} KiB",
+            f"chain {LIMITS.chain}",
+            f"{LIMITS.rsa_least} to {LIMITS.rsa_most} bits",
+        ):
+            self.assertIn(bound, text)
+        for algorithm in LIMITS.algorithms:
+            short = algorithm.removeprefix("EC ")
+            self.assertIn("-" + short.split("-")[-1] if short.startswith("ML-DSA") else short, text)
+
+
+class EventsTests(SynchronousTestCase):
+    def test_every_key_is_explained_in_its_order(self) -> None:
+        """A script's author reads here what a field means."""
+        keys = list(Event(datetime.now(UTC), Kind.ACCEPTED).as_dict())
+        self.assertEqual([terms("|" + line)[0] for line in key_lines()], keys)
+
+    def test_every_event_is_explained(self) -> None:
+        """A line in the audit log would be a riddle."""
+        self.assertEqual(terms(section(page("docs/events.md"), "## Events")), [str(kind) for kind in Kind])
+
+    def test_every_reason_is_explained(self) -> None:
+        """The operator reads the reason in the log, and looks here for what to do."""
+        found = [re.findall(r"`([^`]+)`", cells[0])[0] for cells in rows(section(page("docs/events.md"), "## Reasons"))]
+        self.assertEqual(found, [str(reason) for reason in Reason])
+
+    def test_the_example_in_the_readme_is_an_event(self) -> None:
+        """The first script is written from the example."""
+        (example,) = re.findall(r"```json\n(.*?)```", page("README.md"), re.DOTALL)
+        shown = json.loads(example)
+        made = Event(datetime.now(UTC), Kind.REJECTED, peer=("::1", 1), tls=Tls("", "", "", False)).as_dict()
+        self.assertEqual(list(shown), list(made))
+        for key in ("peer", "tls"):
+            self.assertEqual(list(shown[key]), list(made[key]))  # type: ignore[call-overload]
+        self.assertIn(shown["event"], list(Kind))
+        self.assertIn(shown["reason"], list(Reason))
+
+
+def key_lines() -> list[str]:
+    """Return the rows of the table of keys, whose second column has examples in backticks too."""
+    text = section(page("docs/events.md"), "## Keys")
+    return [line.strip("|").split("|")[0] + "|" for line in text.splitlines() if line.startswith("| `")]
+
+
+class CommandTests(SynchronousTestCase):
+    def test_only_verbs_and_options_that_exist(self) -> None:
+        """A page that tells people to type what does not exist."""
+        for name in ("README.md", "certs/README.md", "docs/events.md", "docs/running.md", "docs/systemd.md", "CONTRIBUTING.md"):
+            for found in re.finditer(r"(?<!twistd )\bmtlsd (authorize|clients|explain|init|new|revoke)\b([^`\n]*)", page(name)):
+                options = {option for parameter in command.commands[found[1]].params for option in parameter.opts}
+                for option in re.findall(r"(?<!\S)--[a-z-]+", found[2]):
+                    self.assertIn(option, options, f"{name}: {found[0]}")
+
+    def test_every_verb_is_in_the_readme(self) -> None:
+        """A verb that nobody knows of."""
+        found = [term.split()[1] for term in terms(page("README.md")) if term.startswith("mtlsd ")]
+        self.assertEqual(sorted(found), sorted(command.commands))
+
+
+class UnitTests(SynchronousTestCase):
+    def unit(self) -> configparser.RawConfigParser:
+        """Return docs/mtlsd.service; of a key that is there twice, the last."""
+        parser = configparser.RawConfigParser(strict=False, comment_prefixes=("#",), delimiters=("=",))
+        parser.optionxform = str  # type: ignore[assignment,method-assign]
+        parser.read_string(page("docs/mtlsd.service"))
+        return parser
+
+    def test_it_starts_what_there_is(self) -> None:
+        """The unit is copied as it is: an option that is gone would keep the service down."""
+        service = self.unit()["Service"]
+        self.assertEqual(service["Type"], "exec")
+        _, options = service["ExecStart"].split(" mtlsd ", 1)
+        for option in re.findall(r"--[a-z-]+", options):
+            self.assertIn(option, OPTIONS)
+        self.assertIn(" -n --pidfile= ", service["ExecStart"])
+
+    def test_it_waits_for_responses_in_flight(self) -> None:
+        """systemd would kill it in the middle of a response."""
+        self.assertGreater(float(self.unit()["Service"]["TimeoutStopSec"]), Settings().drain_timeout + Settings().close_timeout)
+
+    def test_it_is_hardened_and_can_start(self) -> None:
+        """cffi makes callbacks at run time: with MemoryDenyWriteExecute the server ends in a MemoryError."""
+        service = self.unit()["Service"]
+        self.assertNotIn("MemoryDenyWriteExecute", service)
+        for key, value in (
+            ("NoNewPrivileges", "yes"),
+            ("ProtectSystem", "strict"),
+            ("CapabilityBoundingSet", ""),
+            ("User", "mtlsd"),
+        ):
+            self.assertEqual(service[key], value)
+
+
+class LinkTests(SynchronousTestCase):
+    def test_no_link_leads_nowhere(self) -> None:
+        """A reader who follows a link to nothing stops trusting the page."""
+        for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "certs" / "README.md"):
+            for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text("utf-8")):
+                self.assertTrue((path.parent / target).exists(), f"{path.name}: {target}")
+
+    def test_the_changelog_has_this_version(self) -> None:
+        """What is new in the version that somebody just installed?"""
+        self.assertIn(f"## [{__version__}]", page("CHANGELOG.md"))
