@@ -68,22 +68,29 @@ class Deadlines:
         heapq.heappush(self._heap, (deadline.due, self._serial, deadline))
         return deadline
 
-    def expire(self) -> None:
-        """Fire all that is due, in the order of their times.  One that raises is logged, and the others fire.
+    def expire(self, most: int | None = None) -> bool:
+        """Fire what is due, in the order of their times.  One that raises is logged, and the others fire.
+
+        With *most*, no more than so many are fired; true is returned where some are left.
 
         What a callback sets is for the next beat, even where it is due at once: a deadline that sets itself again
         cannot hold the reactor.
         """
         now, last = self._seconds(), self._serial
+        fired = 0
         while self._heap and self._heap[0][0] <= now and self._heap[0][1] <= last:
+            if fired == most:
+                return True
             deadline = heapq.heappop(self._heap)[2]
             if not deadline.active:
                 self._off -= 1
                 continue
+            fired += 1
             try:
                 deadline._fire()
             except Exception:
                 self._log.failure("a deadline failed")
+        return False
 
     def _called_off(self) -> None:
         self._off += 1

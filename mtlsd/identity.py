@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -101,10 +102,10 @@ class Certificate:
             parsed = x509.load_der_x509_certificate(der)
             return cls(
                 fingerprint=fingerprint_of(der),
-                subject=shortened(_escaped(parsed.subject.rfc4514_string()), SUBJECT_LENGTH),
+                subject=shortened(_escaped(parsed.subject.rfc4514_string()[:SUBJECT_LENGTH]), SUBJECT_LENGTH),
                 not_before=parsed.not_valid_before_utc,
                 not_after=parsed.not_valid_after_utc,
-                key=_key_of(parsed),
+                key=key_of(parsed),
                 size=len(der),
             )
         except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
@@ -140,7 +141,15 @@ class Identity:
     tls: Tls
 
 
-def _key_of(certificate: x509.Certificate) -> Key:
+def hush_the_parser() -> None:
+    """Have nothing said of oddities in certificates: a stranger would write lines of our log with them.
+
+    For a process as a whole, where it starts: filters of warnings know no threads.
+    """
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"mtlsd\.|cryptography\.")
+
+
+def key_of(certificate: x509.Certificate) -> Key:
     """Return the kind of the certificate's key; one that nobody should use gets a name that no policy allows."""
     try:
         key = certificate.public_key()

@@ -74,6 +74,13 @@ class Limits:
             return self.rsa_least <= key.bits <= self.rsa_most
         return key.algorithm in self.algorithms
 
+    def affordable(self, key: Key) -> bool:
+        """Tell whether a signature by *key* costs little to check, be it strong or not: for what stands above a leaf.
+
+        OpenSSL checks those before the leaf is judged: three of DSA-10000 would be sixty handshakes' worth of work.
+        """
+        return key.bits <= self.rsa_most if key.algorithm == "RSA" else key.algorithm in self.algorithms
+
 
 LIMITS = Limits()
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import resource
 import signal
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from mtlsd.audit.events import endpoint
 from mtlsd.audit.sinks import LineFile
@@ -21,6 +23,47 @@ from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.tls.door import Door
 from mtlsd.tls.gate import plain_address
 from mtlsd.tls.pair import PairWatcher
+
+_T = TypeVar("_T")
+
+
+#: Deadlines that are fired in one go.
+_AT_ONCE = 200
+
+
+class EarlyHangup:
+    """Remembers a SIGHUP that comes while the service starts; left alone it would end the process.
+
+    With 100,000 clients the start takes seconds, and systemd may reload what has only just been executed.
+    """
+
+    def __init__(self) -> None:
+        self.came = False
+        if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:
+            signal.signal(signal.SIGHUP, self._note)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.came = True
+
+
+def in_daemon_thread(reactor: Any, work: Callable[[], _T]) -> Deferred[_T]:
+    """Run *work* in a thread that does not keep the process from ending; the Deferred fires in the reactor's thread.
+
+    The reactor's own pool waits for its threads at the end: one that hangs in a dead network file system would keep a
+    stopped service for ever.
+    """
+    result: Deferred[_T] = Deferred()
+
+    def run() -> None:
+        try:
+            value = work()
+        except BaseException:
+            reactor.callFromThread(result.errback, Failure())
+        else:
+            reactor.callFromThread(result.callback, value)
+
+    threading.Thread(target=run, name="mtlsd-scan", daemon=True).start()
+    return result
 
 
 class FrontDoor(Service):
@@ -38,6 +81,7 @@ class FrontDoor(Service):
         heartbeat: Heartbeat,
         files: Sequence[LineFile],
         drain_timeout: float,
+        early: EarlyHangup,
     ) -> None:
         """*listening* is bound already; *factory* wraps *door* in TLS; *files* are reopened on SIGUSR1."""
         self.setName("mtlsd")
@@ -50,6 +94,7 @@ class FrontDoor(Service):
         self._heartbeat = heartbeat
         self._files = files
         self._drain_timeout = drain_timeout
+        self._early = early
         self._port: IListeningPort | None = None
         self._restore: dict[int, Any] = {}
         self._stopping = False
@@ -69,7 +114,7 @@ class FrontDoor(Service):
         if self._port is None:
             self.privilegedStartService()
         super().startService()
-        for beat in (self._door.deadlines.expire, self._registry.beat, self._pair.beat, self._door.beat):
+        for beat in (self._expire, self._registry.beat, self._pair.beat, self._door.beat):
             self._heartbeat.add(beat)
         self._registry.start()
         self._heartbeat.start()
@@ -87,9 +132,6 @@ class FrontDoor(Service):
         yield self._door.drain(self._drain_timeout)
         self._heartbeat.stop()
         self._registry.stop()
-        for number, handler in self._restore.items():
-            signal.signal(number, handler)
-        self._restore.clear()
         for file in self._files:
             file.close()
         self._log.info("stopped")
@@ -112,6 +154,11 @@ class FrontDoor(Service):
         elif self._reactor.running:
             self._reactor.stop()
 
+    def _expire(self) -> None:
+        # A flood comes to its deadline all at once; whoever is being served must not wait for the whole of it.
+        if self._door.deadlines.expire(_AT_ONCE):
+            self._reactor.callFromThread(self._expire)
+
     def _ready(self) -> None:
         if self._port is None:
             return
@@ -130,6 +177,15 @@ class FrontDoor(Service):
         self._handle(signal.SIGINT, self.terminate)
         self._handle(signal.SIGHUP, self.reload)
         self._handle(signal.SIGUSR1, self.reopen, keep=True)
+        # After the reactor has ended, not before: a second SIGTERM while it drains would be twistd's.
+        self._reactor.addSystemEventTrigger("after", "shutdown", self._restore_signals)
+        if self._early.came:
+            self.reload()
+
+    def _restore_signals(self) -> None:
+        for number, handler in self._restore.items():
+            signal.signal(number, handler)
+        self._restore.clear()
 
     def _handle(self, number: signal.Signals, act: Callable[[], object], *, keep: bool = False) -> None:
         before = signal.getsignal(number)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from twisted.application.service import IService
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python import usage
@@ -24,9 +23,10 @@ from mtlsd.audit.sinks import Fanout, IAuditSink, JsonLinesSink, LineFile, LogSi
 from mtlsd.deadlines import Deadlines
 from mtlsd.errors import MtlsdError
 from mtlsd.heartbeat import Heartbeat
+from mtlsd.identity import hush_the_parser
 from mtlsd.listen import bind
 from mtlsd.registry.directory import DirectoryRegistry
-from mtlsd.service import FrontDoor, raise_descriptor_limit
+from mtlsd.service import EarlyHangup, FrontDoor, in_daemon_thread, raise_descriptor_limit
 from mtlsd.settings import Settings
 from mtlsd.tls.context import AuthorizedClients, ConnectionCreator, make_context, make_options
 from mtlsd.tls.door import Door
@@ -72,16 +72,25 @@ def makeService(options: Options, reactor: Any = None, root: IResource | None = 
     Whatever is wrong (an option, the folder, the server's pair, a taken port) is one line on standard error and exit
     status 1, before anything is started.
     """
+    early = EarlyHangup()
     if reactor is None:
         from twisted.internet import reactor
+    hush_the_parser()
     try:
         settings = _anchored(settings_module.load(cast("dict[str, str | None]", options)))
-        return _wire(settings, reactor, root)
+        return _wire(settings, reactor, root, early, _user_to_become(options))
     except MtlsdError as error:
         raise SystemExit(f"mtlsd: {error}") from None
 
 
-def _wire(settings: Settings, reactor: Any, root: IResource | None) -> FrontDoor:
+def _user_to_become(options: Options) -> int | None:
+    """Return the user (a number) that ``twistd --uid`` is going to change to, if any."""
+    parent = getattr(options, "parent", None)
+    user = parent.get("uid") if parent is not None else None
+    return user if isinstance(user, int) and os.geteuid() == 0 else None
+
+
+def _wire(settings: Settings, reactor: Any, root: IResource | None, early: EarlyHangup, user: int | None) -> FrontDoor:
     log = Logger(namespace="mtlsd")
     seconds = time.monotonic
 
@@ -89,19 +98,20 @@ def _wire(settings: Settings, reactor: Any, root: IResource | None) -> FrontDoor
     registry = DirectoryRegistry(
         settings.certs,
         seconds=seconds,
-        in_thread=lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
+        in_thread=lambda work: in_daemon_thread(reactor, work),
         reactor=reactor,
+        server_uid=lambda: os.geteuid() if os.geteuid() or user is None else user,
     )
     _load(registry)
 
     files: list[LineFile] = []
     sinks: list[IAuditSink] = [LogSink(Logger(namespace="mtlsd"))]
     if settings.audit_log is not None:
-        files.append(LineFile(settings.audit_log, seconds))
+        files.append(LineFile(settings.audit_log, seconds, user))
         sinks.append(JsonLinesSink(files[-1]))
     access_file = None
     if settings.access_log is not None and settings.access_log != "-":
-        access_file = LineFile(Path(settings.access_log), seconds)
+        access_file = LineFile(Path(settings.access_log), seconds, user)
         files.append(access_file)
 
     deadlines = Deadlines(seconds)
@@ -151,6 +161,7 @@ def _wire(settings: Settings, reactor: Any, root: IResource | None) -> FrontDoor
         heartbeat=Heartbeat(reactor, seconds),
         files=files,
         drain_timeout=settings.drain_timeout,
+        early=early,
     )
 
 

@@ -195,6 +195,29 @@ class LineFileTests(SynchronousTestCase):
         self.addCleanup(file.close)
         return file
 
+    def test_after_the_end(self) -> None:
+        """A line, or a signal, that comes after the end would go to whatever has the number of the descriptor by then."""
+        file = self.opened()
+        file.close()
+        file.write("late")
+        file.reopen()
+        file.close()
+        self.assertEqual(self.path.read_bytes(), b"")
+
+    def test_owner(self) -> None:
+        """A service that gives up root could not reopen its own log."""
+        file = LineFile(self.path, self.clock.seconds, os.geteuid())
+        self.addCleanup(file.close)
+        self.assertEqual(self.path.stat().st_uid, os.geteuid())
+
+    def test_pipe(self) -> None:
+        """A reader that stops would hold the service, or lose verdicts."""
+        read, write = os.pipe()
+        self.addCleanup(os.close, read)
+        self.addCleanup(os.close, write)
+        error = self.assertRaises(SettingsError, LineFile, Path(f"/dev/fd/{write}"), self.clock.seconds)
+        self.assertIn("not a regular file", str(error))
+
     def swap(self, file: LineFile, path: str) -> None:
         """Let *file* write to *path* from now on: a disk that fills up, or one with room again."""
         replacement = os.open(path, os.O_WRONLY | os.O_APPEND)

@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from hypothesis import given
@@ -40,6 +41,19 @@ class DeadlinesTests(SynchronousTestCase):
     def wait(self, seconds: float) -> None:
         self.clock.advance(seconds)
         self.deadlines.expire()
+
+    def test_some_at_a_time(self) -> None:
+        """Two thousand silent strangers would come to their deadline at once, and everybody else would wait for that."""
+        fired: list[int] = []
+        for nth in range(5):
+            self.deadlines.set(1, partial(fired.append, nth))
+        self.deadlines.set(1, lambda: fired.append(9)).cancel()
+        self.clock.advance(1)
+        self.assertIs(self.deadlines.expire(2), True)
+        self.assertEqual(fired, [0, 1])
+        self.assertIs(self.deadlines.expire(2), True)
+        self.assertIs(self.deadlines.expire(2), False)
+        self.assertEqual(fired, [0, 1, 2, 3, 4])
 
     @given(STEPS)
     def test_fires_exactly_what_is_due(self, steps: list[tuple[str, int]]) -> None:

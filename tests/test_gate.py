@@ -213,6 +213,42 @@ class RevocationTests(SynchronousTestCase):
         self.assertEqual(identity.groups, ("ops",))
         self.assertIs(identity, client.gate.authorize())
 
+    def test_one_that_resists(self) -> None:
+        """One connection that cannot be closed properly would keep the client's others open, and itself for ever."""
+        clients = [self.front.connect(self.alice) for _ in range(3)]
+
+        def broken() -> None:
+            raise ValueError("a producer failed")
+
+        for client in clients[:2]:
+            client.protocol.abortConnection = broken
+        self.front.revoke(self.alice)
+        self.assertEqual([client.wire.ended for client in clients], [True] * 3)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+        self.assertEqual(self.front.verdicts()[3:], [("revoked", "revoked")] * 3)
+
+    def test_one_that_lives_on(self) -> None:
+        """A connection whose cut failed once would stay, with nobody to try again."""
+        clients = [self.front.connect(self.alice) for _ in range(3)]
+        resisting = clients[1]
+        abort, tls_abort = resisting.wire.abortConnection, resisting.protocol.abortConnection
+
+        def broken() -> None:
+            raise ValueError("not now")
+
+        self.patch(resisting.wire, "abortConnection", broken)
+        resisting.protocol.abortConnection = broken
+        self.front.revoke(self.alice)
+        self.assertEqual([client.wire.ended for client in clients], [True, False, True])
+        for client in (clients[0], clients[2]):
+            client.settle()
+        self.patch(resisting.wire, "abortConnection", abort)
+        resisting.protocol.abortConnection = tls_abort
+        self.front.advance(15)
+        self.assertTrue(resisting.wire.ended)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 2)
+        self.assertEqual(len(self.front.sink.events), 6)
+
     def test_certificate_ends(self) -> None:
         """A live connection would outlive its certificate by more than a minute."""
         short = make_pair("short", ends=timedelta(seconds=30))
@@ -345,6 +381,30 @@ class DrainTests(SynchronousTestCase):
         self.assertNoResult(drained)
         client.pump()
         client.lose()
+        self.successResultOf(drained)
+
+    def test_above_ends_before_the_service(self) -> None:
+        """The last requests would miss their line in the access log: it is closed when the last connection is gone."""
+        client = self.front.connect(self.alice)
+        served = self.front.served.served[0]
+        order: list[bool] = []
+        drained = self.front.door.drain(30)
+        drained.addCallback(lambda _: order.append(served.lost))
+        client.pump()
+        client.lose()
+        self.assertEqual(order, [True])
+
+    def test_above_fails_at_the_end(self) -> None:
+        """A served protocol that fails when its connection ends would hold a stop up for ever."""
+        client = self.front.connect(self.alice)
+
+        def broken(reason: object = None) -> None:
+            raise ValueError("broken")
+
+        self.front.served.served[0].connectionLost = broken  # type: ignore[method-assign]
+        drained = self.front.door.drain(30)
+        client.pump()
+        self.assertRaises(ValueError, client.lose)
         self.successResultOf(drained)
 
     def test_timeout(self) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import warnings
+from datetime import UTC, datetime, timedelta
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 from OpenSSL import SSL, crypto
 from OpenSSL._util import lib
 from twisted.trial.unittest import SynchronousTestCase
 
-from mtlsd.identity import fingerprint_of
+from mtlsd.identity import fingerprint_of, hush_the_parser
 from mtlsd.policy import Denied, Reason
 from mtlsd.registry.records import Snapshot, Tombstone
 from mtlsd.settings import Settings
@@ -115,6 +121,60 @@ class PinTests(SynchronousTestCase):
             pairs.append(make_pair(str(depth), key=new_key(), issuer=pairs[-1]))
         leaf = pairs.pop()
         self.refused(leaf, "too-large", chain=list(reversed(pairs)))
+
+    def test_dear_keys_above_the_leaf(self) -> None:
+        """A stranger could have us check signatures that cost sixty handshakes, with keys nobody has."""
+        front = self.front
+        dear = rsa.RSAPublicNumbers(2**3071 + 1, 2**3071 + 3).public_key()
+        for der in (make_pair("dear", key="dsa").der, _certificate_for(dear, make_pair("issuer"))):
+            handshake = Handshake(SSL.Connection(front.context(), None), front.registry, front.now)
+            certificate = crypto.load_certificate(crypto.FILETYPE_ASN1, der)
+            self.assertIs(handshake.verify(certificate, 20, 1), False)
+            self.assertEqual(handshake.failed(None), (Reason.TOO_LARGE, None))
+            # And a good leaf does not mend it.
+            leaf = crypto.load_certificate(crypto.FILETYPE_PEM, self.alice.pem)
+            self.assertIs(handshake.verify(leaf, 0, 0), False)
+
+    def test_weak_keys_above_the_leaf_do_not_matter(self) -> None:
+        """A client whose issuer has an old key would be locked out, though the issuer decides nothing."""
+        issuer = make_pair("issuer", key="rsa1024")
+        bob = make_pair("bob", key=new_key(), issuer=issuer)
+        self.front.authorize(bob=bob)
+        context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+        context.set_cipher_list(b"DEFAULT:@SECLEVEL=0")
+        context.use_certificate(crypto.load_certificate(crypto.FILETYPE_PEM, bob.pem))
+        context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, bob.key_pem))
+        context.add_extra_chain_cert(crypto.load_certificate(crypto.FILETYPE_PEM, issuer.pem))
+        self.assertEqual(self.front.connect(bob, context=context).request(), b"Hello: bob")
+
+    def test_endless_subject(self) -> None:
+        """A stranger could have us take apart sixteen kilobytes of names for each refusal."""
+        names = [x509.NameAttribute(NameOID.COMMON_NAME, f"{nth:060}") for nth in range(30)]
+        pair = make_pair("x")
+        builder = x509.CertificateBuilder(x509.Name(names), x509.Name(names), pair.key.public_key(), 5)
+        now = datetime.now(UTC)
+        signed = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(pair.key, hashes.SHA256())
+        endless = Pair(signed, pair.key)
+        self.front.connect(endless).lose()
+        event = self.front.last()
+        self.assertEqual((event.reason, event.subject), ("too-large", None))
+        self.assertEqual(event.fingerprint, endless.fingerprint)
+
+    def test_odd_certificate_says_nothing(self) -> None:
+        """A stranger could write a hundred lines of our log with one certificate."""
+        country = x509.NameAttribute(NameOID.COUNTRY_NAME, "XYZ" * 5, _validate=False)
+        pair = make_pair("x")
+        builder = x509.CertificateBuilder(x509.Name([country]), x509.Name([country]), pair.key.public_key(), 5)
+        now = datetime.now(UTC)
+        signed = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(pair.key, hashes.SHA256())
+        self.front.connect(Pair(signed, pair.key)).lose()
+        said = [warning["category"] for warning in self.flushWarnings()]
+        self.assertIn(UserWarning, said, "the parser says nothing of its own: this test would prove nothing")
+        with warnings.catch_warnings():
+            hush_the_parser()
+            self.front.connect(Pair(signed, pair.key)).lose()
+        self.assertNotIn(UserWarning, [warning["category"] for warning in self.flushWarnings()])
+        self.assertEqual(len(self.front.sink.events), 2)
 
     def test_huge_certificate(self) -> None:
         """A stranger could make us parse and log certificates of any size."""
@@ -384,3 +444,11 @@ class ProtocolTests(SynchronousTestCase):
 def _tombstone_for(certificate: crypto.X509) -> Snapshot:
     fingerprint = fingerprint_of(crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate))
     return Snapshot({}, {fingerprint: Tombstone(fingerprint)})
+
+
+def _certificate_for(key: rsa.RSAPublicKey, issuer: Pair) -> bytes:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "dear")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(name, issuer.certificate.subject, key, 5)
+    signed = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1)).sign(issuer.key, hashes.SHA256())
+    return signed.public_bytes(Encoding.DER)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from OpenSSL import SSL
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -95,7 +96,12 @@ class LoadPairTests(PairCase):
     def test_weak(self) -> None:
         """A key that anybody can break would be the server's."""
         self.put(make_pair("localhost", key="rsa1024"))
-        self.wrong(self.cert, "too small")
+        self.wrong(self.cert, "not fit for a server", "RSA-1024")
+
+    def test_of_a_kind_that_no_client_takes(self) -> None:
+        """A server would start that every client turns away from."""
+        self.put(make_pair("localhost", key="k256"))
+        self.wrong(self.cert, "not fit for a server", "secp256k1")
 
     def test_not_a_file(self) -> None:
         """A FIFO would hold the service for ever, and a huge file fill its memory."""
@@ -176,6 +182,16 @@ class PairWatcherTests(PairCase):
         self.assertEqual(len(self.used), 1)
         self.beats(70)
         self.assertEqual(len(self.errors()), 2)
+
+    def test_refused_by_openssl(self) -> None:
+        """A pair that makes no context would be a traceback, and the rest of a SIGHUP would not happen."""
+
+        def refuse(pair: ServerPair) -> None:
+            raise SSL.Error([("SSL routines", "", "no")])
+
+        watcher = PairWatcher(self.key, self.cert, refuse, self.clock.seconds)
+        watcher.reload()
+        self.assertEqual(len(self.errors()), 1)
 
     def test_missing(self) -> None:
         """A file that is gone would be a traceback each second."""

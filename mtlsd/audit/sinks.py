@@ -34,8 +34,11 @@ class LineFile:
     write that failed half-way the next line starts on a line of its own, so a reader loses one record at most.
     """
 
-    def __init__(self, path: Path, seconds: Callable[[], float]) -> None:
-        """Open *path* for appending.  Raises :exc:`~mtlsd.errors.SettingsError`, naming it, where that fails."""
+    def __init__(self, path: Path, seconds: Callable[[], float], owner: int | None = None) -> None:
+        """Open *path* for appending.  Raises :exc:`~mtlsd.errors.SettingsError`, naming it, where that fails.
+
+        *owner* is the user that the service will run as, where it is still root: that one has to be able to reopen it.
+        """
         self.path = path
         self._seconds = seconds
         self._log = Logger()
@@ -44,11 +47,15 @@ class LineFile:
         self._complained = float("-inf")
         try:
             self._descriptor = _open_for_appending(path)
+            if owner is not None:
+                os.fchown(self._descriptor, owner, -1)
         except OSError as error:
             raise SettingsError(f"{path}: cannot be written: {error.strerror}") from error
 
     def write(self, line: str) -> None:
         """Append *line* (without its line end).  Never raises: what is lost is counted, and said once a minute."""
+        if self._descriptor < 0:
+            return
         data = line.encode("utf-8", "backslashreplace") + b"\n"
         if self._torn:
             data = b"\n" + data
@@ -69,6 +76,8 @@ class LineFile:
 
     def reopen(self) -> None:
         """Open the path again, for logrotate.  Where that fails the old file stays in use, and it is said."""
+        if self._descriptor < 0:
+            return
         try:
             fresh = _open_for_appending(self.path)
         except OSError as error:
@@ -81,7 +90,9 @@ class LineFile:
 
     def close(self) -> None:
         """Close the file; nothing is written after this."""
-        os.close(self._descriptor)
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _complain(self, why: str | None) -> None:
         now = self._seconds()
@@ -147,7 +158,9 @@ def _open_for_appending(path: Path) -> int:
     # O_NONBLOCK: opening a FIFO that nobody reads fails instead of holding the whole service.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK
     descriptor = os.open(path, flags, 0o600)
-    if not (stat.S_ISREG(os.fstat(descriptor).st_mode) or str(path).startswith("/dev/")):
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISCHR(mode)):
+        # A pipe that is full would hold the service, or lose lines.
         os.close(descriptor)
         raise OSError(0, "not a regular file")
     return descriptor

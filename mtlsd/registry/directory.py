@@ -203,8 +203,8 @@ class DirectoryRegistry:
         self._memory.publish(found.snapshot, found.changed)
 
     def _failed(self, failure: Failure) -> None:
-        self._due = self._seconds() + FULL_SCAN
-        # What it should have looked at has to be looked at all the same.
+        # What it should have looked at has to be looked at all the same, at the next beat.
+        self._due = self._seconds()
         self._names = None
         why = f"could not be read again ({type(failure.value).__name__}: {failure.getErrorMessage()}); what was known before stays in force"
         self._problems.report((*self._known_problems(), Problem(self._shown, printable(why))))

@@ -234,6 +234,8 @@ class _Look:
     def _keep(self, path: str, why: str) -> None:
         if self._before is None:
             raise FolderError(f"{path}: {why}")
+        # What is there now has not been seen, though its time stamps have: look again soon.
+        self._unsure = True
         self._problems.append(Problem(path, f"{why}; until then, what was known before stays in force"))
 
     def _clients(self, listing: tuple[int, dict[str, bytes]] | None, tombstones: Mapping[str, Tombstone]) -> Mapping[str, Client]:

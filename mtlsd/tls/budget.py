@@ -6,6 +6,9 @@ import ipaddress
 from collections import OrderedDict
 from typing import Generic, TypeVar
 
+#: Unfinished handshakes that any one address may have without being taken for a flood.
+FAIR_SHARE = 8
+
 T = TypeVar("T")
 
 
@@ -22,31 +25,32 @@ def address_group(address: str) -> str:
 class HandshakeBudget(Generic[T]):
     """Holds up to *limit* unfinished handshakes, by address.
 
-    Each waits for its peer: what a handshake needs of us is done as soon as its bytes are there.  So the one to go
-    is the oldest, and it is taken from the address that holds most of them: who floods, pays.  Adding and
-    removing cost the same whatever is held.
+    Each is silent at the moment it is judged: what a handshake needs of us is done as soon as its bytes are there.  So
+    the one to go is the oldest, and where an address holds more than its share, it is the oldest of the one that
+    holds most: who floods, pays.  A byte now and then buys no time.  Adding and removing cost the same whatever is held.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, fair_share: int = FAIR_SHARE) -> None:
         self._limit = limit
-        self._size = 0
+        self._fair_share = fair_share
+        self._order: OrderedDict[T, str] = OrderedDict()
         self._held: dict[str, OrderedDict[T, None]] = {}
         # For each number of handshakes, the addresses that hold so many, longest at that number first.
         self._addresses_by_count: dict[int, OrderedDict[str, None]] = {}
         self._most = 0
 
     def __len__(self) -> int:
-        return self._size
+        return len(self._order)
 
     def add(self, handshake: T, address: str) -> T | None:
         """Take *handshake* in.  Returns the one that has to go for it, already removed, or ``None``."""
         group = address_group(address)
-        victim = self._oldest_of_the_heaviest() if self._size >= self._limit else None
+        victim = self._victim() if len(self._order) >= self._limit else None
         if victim is not None:
             self.remove(*victim)
         held = self._held.setdefault(group, OrderedDict())
         held[handshake] = None
-        self._size += 1
+        self._order[handshake] = group
         self._moved(group, len(held) - 1, len(held))
         return None if victim is None else victim[0]
 
@@ -57,16 +61,19 @@ class HandshakeBudget(Generic[T]):
         if held is None or handshake not in held:
             return
         del held[handshake]
-        self._size -= 1
+        del self._order[handshake]
         self._moved(group, len(held) + 1, len(held))
         if not held:
             del self._held[group]
 
     def everything(self) -> list[T]:
         """Return all that is held."""
-        return [handshake for held in self._held.values() for handshake in held]
+        return list(self._order)
 
-    def _oldest_of_the_heaviest(self) -> tuple[T, str]:
+    def _victim(self) -> tuple[T, str]:
+        if self._most <= self._fair_share:
+            # A flood from many addresses, one or two from each: nobody is to blame, so the oldest of all goes.
+            return next(iter(self._order.items()))
         group = next(iter(self._addresses_by_count[self._most]))
         return next(iter(self._held[group])), group
 

@@ -9,6 +9,7 @@ from datetime import datetime
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory
+from twisted.logger import Logger
 
 from mtlsd.audit.sinks import IAuditSink
 from mtlsd.deadlines import Deadlines
@@ -52,6 +53,7 @@ class Door(Factory[Gate]):
         self.site = site
         self.now = now
         self.live = LiveConnections()
+        self.log = Logger()
         self._name = name
         self._serial = 0
         self._beats = 0
@@ -140,7 +142,7 @@ class Door(Factory[Gate]):
     def cut_everything(self) -> None:
         """Close every live connection at once."""
         for gate in self.live.everything():
-            gate.abortConnection()
+            gate.cut()
 
     def _look_whether_drained(self) -> bool:
         if self._drained is None or self._gates:

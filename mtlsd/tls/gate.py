@@ -93,12 +93,15 @@ class Gate(Protocol):
         if self._verdict is None:
             error = None if reason.check(ConnectionDone) else reason.value
             self._reject(*self.handshake.failed(error))
-        if self._arrived:
-            self._arrived = False
-            self._door.gone(self)
         above, self._above = self._above, None
-        if above is not None:
-            above.connectionLost(reason)
+        try:
+            if above is not None:
+                above.connectionLost(reason)
+        finally:
+            # Last: with its last connection the service ends, and closes the log that the above still writes to.
+            if self._arrived:
+                self._arrived = False
+                self._door.gone(self)
 
     # From the door.
 
@@ -116,11 +119,31 @@ class Gate(Protocol):
         """Reject (if no verdict was given yet) and cut the connection at once."""
         if self._verdict is None:
             self._reject(reason, detail)
-        self.transport.abortConnection()
+        self.cut()
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the client was found to be no longer authorized."""
+        return self._cut
 
     def reconsider(self) -> None:
-        """Ask the live registry again, and cut the connection where the answer is no."""
-        self.authorize()
+        """Ask the live registry again, and cut the connection where the answer is no; once more where it still lives."""
+        if self._cut:
+            self.cut()
+        else:
+            self.authorize()
+
+    def cut(self) -> None:
+        """Close at once.
+
+        TLS sends its close_notify first, which can call a producer of what is served; should that fail, the connection
+        below is closed all the same.
+        """
+        try:
+            self.transport.abortConnection()
+        except Exception:
+            self._door.log.failure("a connection was cut the hard way [{connection}]", connection=self.connection_id)
+            self.transport.transport.abortConnection()
 
     # IAuthenticatedTransport: what the protocol above has instead of a connection.
 
@@ -134,7 +157,7 @@ class Gate(Protocol):
         self._cut = True
         kind = Kind.EXPIRED if decision.reason is Reason.EXPIRED else Kind.REVOKED
         self._send(kind, decision.reason, client=self._client)
-        self.transport.abortConnection()
+        self.cut()
         return None
 
     # ISSLTransport, by way of the TLS below.
@@ -208,7 +231,7 @@ class Gate(Protocol):
         self._door.accepted(self, authorization.certificate.fingerprint)
         above = self._door.site.buildProtocol(self._address)
         if above is None:
-            self.transport.abortConnection()
+            self.cut()
             return
         self._above = above
         above.makeConnection(self)

@@ -12,11 +12,14 @@ from datetime import datetime
 from OpenSSL import SSL, crypto
 
 from mtlsd.errors import CertificateError
-from mtlsd.identity import Certificate, Tls, fingerprint_of
+from mtlsd.identity import Certificate, Tls, fingerprint_of, key_of
 from mtlsd.policy import LIMITS, Decision, Denied, Limits, Reason, decide
 from mtlsd.registry.interfaces import IRegistry
 from mtlsd.registry.records import Authorization
 from mtlsd.tls.reasons import reason_of
+
+#: Bytes of a stranger's subject, past which only the fingerprint is logged: taking apart 16 KiB of names takes 20 ms.
+_SUBJECT_BYTES = 1024
 
 
 class Handshake:
@@ -51,14 +54,17 @@ class Handshake:
         """Answer the verify callback: go on?
 
         The leaf alone decides, by its fingerprint: OpenSSL's opinion (*error*) and the certificates above it never
-        make it better or worse.  A chain that is longer than anybody needs is refused before its signatures are
-        work for us.  OpenSSL calls more than once a connection; the leaf is judged once.
+        make it better or worse.  OpenSSL checks the signatures from the top down before it comes to the leaf, and tells
+        of each certificate before it uses its key: a chain that is longer than anybody needs, or a key that costs
+        more than anybody should have to pay, is refused there.  The leaf is judged once, however often it is shown.
         """
         if self._completed:
             return False
         if error == SSL.X509VerificationCodes.ERR_CERT_CHAIN_TOO_LONG:
             self._judged = Denied(Reason.TOO_LARGE)
             return False
+        if depth > 0 and not self._affordable(certificate):
+            self._judged = Denied(Reason.TOO_LARGE)
         if depth == 0 and self._judged is None:
             self._judged = self._judge(certificate)
         return not isinstance(self._judged, Denied)
@@ -93,13 +99,19 @@ class Handshake:
             return reason_of(error)
         return Reason.CLOSED, None
 
+    def _affordable(self, certificate: crypto.X509) -> bool:
+        try:
+            return self._limits.affordable(key_of(certificate.to_cryptography()))
+        except ValueError:
+            return False
+
     def _judge(self, certificate: crypto.X509) -> Decision:
         der = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
         self.fingerprint = fingerprint_of(der)
         standing = self._registry.standing(self.fingerprint)
         if isinstance(standing, Authorization):
             self.leaf = standing.certificate
-        elif len(der) > self._limits.certificate:
+        elif len(der) > self._limits.certificate or len(certificate.get_subject().der()) > _SUBJECT_BYTES:
             # A stranger's: not worth parsing.
             return Denied(Reason.TOO_LARGE if standing is None else Reason.REVOKED)
         else:

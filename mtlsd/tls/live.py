@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from twisted.logger import Logger
+
 if TYPE_CHECKING:
     from mtlsd.tls.gate import Gate
 
@@ -14,6 +16,7 @@ class LiveConnections:
     def __init__(self) -> None:
         self._by_fingerprint: dict[str, set[Gate]] = {}
         self._count = 0
+        self._log = Logger()
 
     def __len__(self) -> int:
         return self._count
@@ -34,8 +37,7 @@ class LiveConnections:
     def reconsider(self, fingerprints: frozenset[str]) -> None:
         """Have each connection of these clients decide again: called with what has changed in the registry."""
         for fingerprint in fingerprints & self._by_fingerprint.keys():
-            for connection in list(self._by_fingerprint.get(fingerprint, ())):
-                connection.reconsider()
+            self._each(list(self._by_fingerprint.get(fingerprint, ())))
 
     def sweep(self) -> None:
         """Have the clients whose certificate ended since the last look cut: time passes without an event.
@@ -43,9 +45,17 @@ class LiveConnections:
         One connection of each client is asked; where it has to go, so have the others.
         """
         for held in list(self._by_fingerprint.values()):
-            if next(iter(held)).authorize() is None:
-                for gate in list(held):
-                    gate.reconsider()
+            self._each([next(iter(held))])
+            if any(gate.is_cut for gate in held):
+                self._each(list(held))
+
+    def _each(self, gates: list[Gate]) -> None:
+        for gate in gates:
+            try:
+                gate.reconsider()
+            except Exception:
+                # What stands behind one connection must not keep the others open.
+                self._log.failure("a connection could not be reconsidered [{connection}]", connection=gate.connection_id)
 
     def everything(self) -> list[Gate]:
         """Return all of them."""

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 
 from mtlsd.errors import CertificateError
 from mtlsd.identity import Certificate
+from mtlsd.policy import LIMITS
 from mtlsd.registry.pem import certificates_in
 from mtlsd.text import printable
 
@@ -54,6 +55,8 @@ def load_pair(key_path: Path, cert_path: Path) -> ServerPair:
         if not certificates:
             raise CertificateError("no certificate in it")
         facts = Certificate.from_der(ders[0])
+        if not LIMITS.sound(facts.key):
+            raise CertificateError(f"not fit for a server: its key is {facts.key.label}")
     except (CertificateError, crypto.Error) as error:
         raise CertificateError(f"{cert_path}: {printable(str(error))}") from error
     _check_that_they_belong_together(key, certificates[0], key_path, cert_path)
@@ -99,7 +102,7 @@ class PairWatcher:
         try:
             pair = load_pair(*self._paths)
             self._use(pair)
-        except CertificateError as error:
+        except (CertificateError, SSL.Error) as error:
             return str(error)
         self._complained = float("-inf")
         self._log.info("the server's certificate is now {fingerprint}", fingerprint=pair.facts.fingerprint)
