@@ -253,3 +253,19 @@ class RemedyTests(SynchronousTestCase):
         self.assertIs(Reason("revoked"), Reason.REVOKED)
         for reason in Reason:
             self.assertEqual(remedy(Reason(str(reason))), remedy(reason))
+
+
+class AffordableTests(SynchronousTestCase):
+    """What it costs to check a signature above a leaf, whatever it is worth."""
+
+    def test_rsa(self) -> None:
+        """A key of a stranger's issuer could cost sixty handshakes; an old, small one of an honest one would count."""
+        for bits, affordable in ((1, True), (1024, True), (8192, True), (8193, False), (16384, False)):
+            self.assertIs(LIMITS.affordable(Key("RSA", bits)), affordable, bits)
+
+    def test_others(self) -> None:
+        """A kind of key that nobody has looked at would be worked with."""
+        for algorithm in sorted(LIMITS.algorithms):
+            self.assertIs(LIMITS.affordable(Key(algorithm, 99_999)), True, algorithm)
+        for algorithm in ("DSA", "RSA with an unusual exponent", "EC secp256k1", "unknown", "", "Q", "SSA"):
+            self.assertIs(LIMITS.affordable(Key(algorithm, 2048)), False, algorithm)
