@@ -18,9 +18,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from mtlsd.errors import FolderError
 from mtlsd.registry.clients import SETTLE, Reading
 from mtlsd.registry.folder import MOST_BYTES, File, Unsafe, objection, read_file
+from mtlsd.registry.listing import AUTHORIZED, REVOKED, marks
 from mtlsd.registry.problems import Severity
 from mtlsd.registry.records import Tombstone
-from mtlsd.registry.scan import AUTHORIZED, REVOKED, Scan, _Look, marks, scan
+from mtlsd.registry.scan import Scan, _Look, scan
 from mtlsd.registry.terms import Terms
 from tests.pki import Pair, make_pair
 

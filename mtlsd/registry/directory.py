@@ -21,11 +21,12 @@ from zope.interface import implementer
 
 from mtlsd.registry.clients import believed
 from mtlsd.registry.interfaces import IRegistry, Listener
+from mtlsd.registry.listing import AUTHORIZED, REVOKED, marks
 from mtlsd.registry.memory import MemoryRegistry
 from mtlsd.registry.problem_log import ProblemLog
 from mtlsd.registry.problems import Problem
 from mtlsd.registry.records import Snapshot, Standing
-from mtlsd.registry.scan import AUTHORIZED, REVOKED, Scan, marks, scan
+from mtlsd.registry.scan import Scan, scan
 from mtlsd.registry.watch import FolderWatch, Names
 from mtlsd.text import printable
 

@@ -12,9 +12,9 @@ from mtlsd.errors import CertificateError, FolderError, Refused
 from mtlsd.identity import Certificate
 from mtlsd.keys import Hosts, hosts_in, new_server_pair
 from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
+from mtlsd.registry.listing import AUTHORIZED, REVOKED
 from mtlsd.registry.lock import locked
 from mtlsd.registry.pem import certificates_in
-from mtlsd.registry.scan import AUTHORIZED, REVOKED
 from mtlsd.text import printable
 
 SERVER_KEY = "serverKey.pem"

@@ -19,10 +19,11 @@ from mtlsd.registry import ledger
 from mtlsd.registry.atomic import Folder, Transaction, failing_whole
 from mtlsd.registry.blocks import salvaged, with_blocks, without_block
 from mtlsd.registry.folder import MOST_BYTES, Unsafe, read_file
+from mtlsd.registry.listing import AUTHORIZED, REVOKED
 from mtlsd.registry.lock import likely_server, missing
 from mtlsd.registry.problems import Severity
 from mtlsd.registry.records import Authorization, Snapshot
-from mtlsd.registry.scan import AUTHORIZED, REVOKED, Scan, scan
+from mtlsd.registry.scan import Scan, scan
 from mtlsd.registry.terms import Terms, read_terms
 from mtlsd.text import printable
 

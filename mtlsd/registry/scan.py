@@ -7,34 +7,26 @@ before; everything else, down to the single Authorization, is the same object ag
 from __future__ import annotations
 
 import os
-import stat
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TypeAlias
 
 from mtlsd.errors import FolderError, MtlsdError
 from mtlsd.identity import Certificate, is_client_name
+from mtlsd.registry.claims import Outcome, amended, combined
 from mtlsd.registry.clients import SETTLE, Client, Content, Reading, believed, gone, stepped
-from mtlsd.registry.folder import File, Unsafe, folder_warning, is_young, opened_folder, read_file, signature_of
+from mtlsd.registry.folder import File, Unsafe, folder_warning, is_young, opened_folder, read_file
+from mtlsd.registry.listing import AUTHORIZED, REVOKED, UNKNOWN, Mark, clients_of, listed, looked_up, marks
 from mtlsd.registry.pem import certificates_in
 from mtlsd.registry.problems import Problem, Severity
-from mtlsd.registry.records import Authorization, Snapshot, Tombstone
+from mtlsd.registry.records import Snapshot, Tombstone
 from mtlsd.registry.terms import Terms, read_terms
 from mtlsd.registry.tombstone import fingerprint_in, read_tombstone
 from mtlsd.text import printable
 
-AUTHORIZED = "authorized"
-REVOKED = "revoked"
-
-#: What a folder's own change shows in: device, inode, both times in nanoseconds; ``None`` while it is missing.
-Mark: TypeAlias = tuple[int, int, int, int] | None
-# Stands for a symlink, or for what cannot be stat'ed, in a listing.  No file has it, so such a name is looked at
-# every time: a link can come to lead elsewhere without a change of its target.
-_UNKNOWN = b"?"
 # Files that are opened and read before any of them is parsed.  Going to and fro between the kernel and the parsers for
 # each single file makes the first look at 100,000 take a quarter longer.
 _BATCH = 64
@@ -63,7 +55,7 @@ class Scan:
     too young to tell it from a later state.  The rest is for the next look.
     """
 
-    snapshot: Snapshot
+    outcome: Outcome
     problems: tuple[Problem, ...]
     changed: frozenset[str]
     again_in: float | None
@@ -72,11 +64,13 @@ class Scan:
     marks: tuple[Mark, Mark]
     clients: Mapping[str, Client] = field(repr=False)
     stones: Mapping[str, Stone] = field(repr=False)
-    doubled: tuple[Problem, ...] = field(repr=False)
-    # Whether several clients claim one certificate; the clients to look at in any case; what was passed over.
-    contested: bool = field(repr=False)
+    # The clients that the next look has to see in any case, and what was passed over.
     restless: frozenset[str] = field(repr=False)
     ignored: tuple[Problem, ...] = field(repr=False)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        return self.outcome.snapshot
 
 
 def scan(
@@ -97,11 +91,6 @@ def scan(
     or not safe to use; later that is a problem of the scan, and what was known before stays.
     """
     return _Look(folder, previous, server_uid, monotonic, wall, names).result()
-
-
-def marks(folder: Path) -> tuple[Mark, Mark]:
-    """Return what shows whether ``authorized/`` and ``revoked/`` have changed.  Costs two calls of stat."""
-    return _mark_at(folder / AUTHORIZED), _mark_at(folder / REVOKED)
 
 
 class _Look:
@@ -129,7 +118,7 @@ class _Look:
         self._unsure = False
         self._changed = previous is None
         # The clients of a narrow look, those that this look has concerned, and those that the next one has to see again.
-        self._narrow = _stems(names) if names is not None and self._same_user else None
+        self._narrow = clients_of(names) if names is not None and self._same_user else None
         self._touched: set[str] = set()
         self._restless: set[str] = set()
         self._links: set[str] = set()
@@ -146,25 +135,13 @@ class _Look:
             stones = self._stones(revoked)
             tombstones = {stone.tombstone.fingerprint: stone.tombstone for stone in stones.values()}
             clients = self._clients(authorized, tombstones)
-        before = self._before
-        doubled: tuple[Problem, ...] = ()
-        contested = False
-        if before is not None and not self._changed:
-            snapshot, doubled, contested, changed = before.snapshot, before.doubled, before.contested, frozenset[str]()
-        elif (amended := self._amended(clients, tombstones)) is not None:
-            snapshot, changed = amended
-        else:
-            old = before.snapshot if before else Snapshot()
-            snapshot, doubled, contested = _combined(clients, tombstones, old)
-            changed = old.differs(snapshot)
-        if before is not None and not changed:
-            snapshot = before.snapshot
+        outcome, changed = self._outcome(clients, tombstones)
         for client in clients.values():
             self._problems += client.problems
         self._problems += [stone.problem for stone in stones.values() if stone.problem]
         return Scan(
-            snapshot=snapshot,
-            problems=(*self._problems, *self._passed_over, *doubled),
+            outcome=outcome,
+            problems=(*self._problems, *self._passed_over, *outcome.problems),
             changed=changed,
             again_in=min(self._again, default=None),
             unsure=self._unsure,
@@ -172,39 +149,26 @@ class _Look:
             marks=seen,
             clients=clients,
             stones=stones,
-            doubled=doubled,
-            contested=contested,
             restless=frozenset(self._restless),
             ignored=tuple(self._passed_over),
         )
 
-    def _amended(
-        self, clients: Mapping[str, Client], tombstones: Mapping[str, Tombstone]
-    ) -> tuple[Snapshot, frozenset[str]] | None:
-        """Return the snapshot after a narrow look, and what has changed; ``None`` where all claims have to be compared."""
+    def _outcome(self, clients: Mapping[str, Client], tombstones: Mapping[str, Tombstone]) -> tuple[Outcome, frozenset[str]]:
+        """Return what the claims come to, and the fingerprints whose standing differs from the look before."""
         before = self._before
-        if before is None or self._narrow is None or before.contested:
-            return None
-        known = before.snapshot
-        authorized = dict(known.authorized)
-        concerned = {
-            one for one in tombstones.keys() | known.tombstones.keys() if tombstones.get(one) != known.tombstones.get(one)
-        }
-        for name in self._touched & before.clients.keys():
-            for claim in before.clients[name].claims:
-                del authorized[claim.certificate.fingerprint]
-                concerned.add(claim.certificate.fingerprint)
-        for name in self._touched & clients.keys():
-            for claim in clients[name].claims:
-                if authorized.setdefault(claim.certificate.fingerprint, claim) is not claim:
-                    return None
-                concerned.add(claim.certificate.fingerprint)
-        found = Snapshot(MappingProxyType(authorized), MappingProxyType(dict(tombstones)))
-        return found, frozenset(
-            one
-            for one in concerned
-            if known.authorized.get(one) != authorized.get(one) or known.tombstones.get(one) != tombstones.get(one)
-        )
+        if before is None:
+            outcome = combined(clients, tombstones, Snapshot())
+            return outcome, Snapshot().differs(outcome.snapshot)
+        if not self._changed:
+            return before.outcome, frozenset()
+        if self._narrow is not None and not before.outcome.contested:
+            few = amended(before.snapshot, before.clients, clients, self._touched, tombstones)
+            if few is not None:
+                snapshot, changed = few
+                return Outcome(snapshot) if changed else before.outcome, changed
+        outcome = combined(clients, tombstones, before.snapshot)
+        changed = before.snapshot.differs(outcome.snapshot)
+        return outcome if changed else replace(outcome, snapshot=before.snapshot), changed
 
     def _listing(self, stack: ExitStack, name: str) -> tuple[int, dict[str, bytes]] | None:
         """Open a folder of ours and list it: each name with its signature.  ``None``: what was known before stays."""
@@ -214,7 +178,7 @@ class _Look:
             path = f"{self._shown}/{name}"
             descriptor, status = stack.enter_context(opened_folder(name, inside=certs))
             narrow = self._narrowed(status) if name == AUTHORIZED else None
-            listing = _listed(descriptor) if narrow is None else _looked_up(descriptor, narrow)
+            listing = listed(descriptor) if narrow is None else looked_up(descriptor, narrow)
         except FileNotFoundError:
             if name == REVOKED and not (self._before and self._before.stones):
                 # Nobody has been revoked yet.
@@ -252,7 +216,7 @@ class _Look:
                 continue
             name = file[:-4]
             terms_signature = files.get(name + ".toml", b"")
-            if _UNKNOWN in (signature, terms_signature):
+            if UNKNOWN in (signature, terms_signature):
                 self._links.add(name)
             before = old.get(name)
             if before is None and not is_client_name(name):
@@ -319,7 +283,7 @@ class _Look:
     def _fetched_pem(self, folder: int, name: str, before: Client | None, listed: bytes | None) -> File | _Leaves:
         if listed is None and before is not None:
             return before.pem
-        return self._fetched(folder, name + ".pem", listed or _UNKNOWN, (), link=())
+        return self._fetched(folder, name + ".pem", listed or UNKNOWN, (), link=())
 
     def _fetched_toml(self, folder: int, name: str, before: Client | None, listed: bytes | None) -> File | Reading[Terms]:
         if listed is None and before is not None:
@@ -340,7 +304,7 @@ class _Look:
         try:
             file = read_file(folder, name, server_uid=self._server_uid, wall=self._wall)
         except FileNotFoundError:
-            if listed != _UNKNOWN:
+            if listed != UNKNOWN:
                 # It went away since it was listed.
                 return Reading(None, absent)
             why = "it is a symbolic link to a file that is not there"
@@ -416,30 +380,6 @@ class _Look:
         return self._narrow
 
 
-def _stems(names: frozenset[str]) -> frozenset[str] | None:
-    """Return the clients that files belong to; ``None`` where one of the files is no client's."""
-    stems = set()
-    for name in names:
-        stem, _, suffix = name.rpartition(".")
-        if suffix in ("pem", "toml") and is_client_name(stem):
-            stems.add(stem)
-        elif not name.startswith("."):
-            return None
-    return frozenset(stems)
-
-
-def _looked_up(folder: int, stems: frozenset[str]) -> dict[str, bytes]:
-    listing: dict[str, bytes] = {}
-    for stem in stems:
-        for name in (stem + ".pem", stem + ".toml"):
-            try:
-                status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            listing[name] = _UNKNOWN if stat.S_ISLNK(status.st_mode) else signature_of(status)
-    return listing
-
-
 def _leaves(data: bytes) -> tuple[tuple[Certificate, ...], tuple[str, ...]]:
     found = certificates_in(data)
     if not found.has_private_key:
@@ -449,61 +389,3 @@ def _leaves(data: bytes) -> tuple[tuple[Certificate, ...], tuple[str, ...]]:
 
 def _terms(data: bytes) -> tuple[Terms, tuple[str, ...]]:
     return read_terms(data), ()
-
-
-def _listed(descriptor: int) -> dict[str, bytes]:
-    listing: dict[str, bytes] = {}
-    with os.scandir(descriptor) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith("."):
-                continue
-            try:
-                listing[name] = _UNKNOWN if entry.is_symlink() else signature_of(entry.stat(follow_symlinks=False))
-            except FileNotFoundError:
-                # It went away between the two: not there.
-                continue
-    return listing
-
-
-def _combined(
-    clients: Mapping[str, Client], tombstones: Mapping[str, Tombstone], before: Snapshot
-) -> tuple[Snapshot, tuple[Problem, ...], bool]:
-    """Put together what all clients claim.  A certificate that two of them claim stays with the one who had it.
-
-    Returns the snapshot, what there is to say of it, and whether several clients claim one certificate.
-    """
-    authorized: dict[str, Authorization] = {}
-    contested: dict[str, list[Authorization]] = {}
-    for client in clients.values():
-        for claim in client.claims:
-            fingerprint = claim.certificate.fingerprint
-            first = authorized.setdefault(fingerprint, claim)
-            if first is not claim:
-                contested.setdefault(fingerprint, [first]).append(claim)
-    problems: list[Problem] = []
-    for fingerprint, claims in contested.items():
-        holder = before.authorized.get(fingerprint)
-        held = next((claim for claim in claims if holder is not None and claim.client == holder.client), None)
-        if held is None:
-            del authorized[fingerprint]
-        else:
-            authorized[fingerprint] = held
-        # A file that is being renamed is under both names for a moment, and that is nobody's mistake.
-        if not any(fingerprint in clients[claim.client].going for claim in claims):
-            problems.append(_contest(sorted(claims, key=lambda claim: claim.client), fingerprint, held))
-    return Snapshot(MappingProxyType(authorized), MappingProxyType(dict(tombstones))), tuple(problems), bool(contested)
-
-
-def _contest(claims: list[Authorization], fingerprint: str, held: Authorization | None) -> Problem:
-    others = ", ".join(claim.file for claim in claims[1:])
-    follows = "it authorizes neither" if held is None else f"it stays with {held.client}, who had it first"
-    return Problem(claims[0].file, f"certificate {fingerprint[:16]} is in {others} as well; {follows}: take it out of one")
-
-
-def _mark_at(path: Path) -> Mark:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns

@@ -24,10 +24,10 @@ from mtlsd.identity import (
 )
 from mtlsd.policy import Denied, Reason, decide
 from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
+from mtlsd.registry.listing import AUTHORIZED, REVOKED
 from mtlsd.registry.lock import locked, missing
 from mtlsd.registry.records import Authorization, Tombstone
 from mtlsd.registry.room import Burial, Change, Room, looked_at
-from mtlsd.registry.scan import AUTHORIZED, REVOKED
 from mtlsd.registry.terms import Terms
 from mtlsd.text import printable
 
