@@ -51,7 +51,8 @@ class Deadlines:
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         """*seconds* is a monotonic clock."""
-        self._seconds = seconds
+        #: The monotonic clock.
+        self.seconds = seconds
         self._heap: list[tuple[float, int, Deadline]] = []
         self._serial = 0
         self._off = 0
@@ -63,7 +64,7 @@ class Deadlines:
 
     def set(self, due_in: float, expire: Callable[[], object]) -> Deadline:
         """Call *expire* at the first beat that is *due_in* seconds from now, or later."""
-        deadline = Deadline(self, self._seconds() + due_in, expire)
+        deadline = Deadline(self, self.seconds() + due_in, expire)
         self._serial += 1
         heapq.heappush(self._heap, (deadline.due, self._serial, deadline))
         return deadline
@@ -76,7 +77,7 @@ class Deadlines:
         What a callback sets is for the next beat, even where it is due at once: a deadline that sets itself again
         cannot hold the reactor.
         """
-        now, last = self._seconds(), self._serial
+        now, last = self.seconds(), self._serial
         fired = 0
         while self._heap and self._heap[0][0] <= now and self._heap[0][1] <= last:
             if fired == most:

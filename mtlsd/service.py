@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -20,9 +19,12 @@ from mtlsd.audit.events import endpoint
 from mtlsd.audit.sinks import LineFile
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.registry.directory import DirectoryRegistry
+from mtlsd.tls.context import ConnectionCreator
 from mtlsd.tls.door import Door
+from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.gate import plain_address
 from mtlsd.tls.pair import PairWatcher
+from mtlsd.tls.port import Port
 
 _T = TypeVar("_T")
 
@@ -74,7 +76,8 @@ class FrontDoor(Service):
         *,
         reactor: Any,
         listening: socket.socket,
-        factory: IProtocolFactory,
+        creator: ConnectionCreator,
+        farewells: Farewells,
         door: Door,
         registry: DirectoryRegistry,
         pair: PairWatcher,
@@ -83,11 +86,12 @@ class FrontDoor(Service):
         drain_timeout: float,
         early: EarlyHangup,
     ) -> None:
-        """*listening* is bound already; *factory* wraps *door* in TLS; *files* are reopened on SIGUSR1."""
+        """*listening* is bound already; *creator* makes the TLS of each connection; *files* are reopened on SIGUSR1."""
         self.setName("mtlsd")
         self._reactor = reactor
         self._listening: socket.socket | None = listening
-        self._factory = factory
+        self._creator = creator
+        self._farewells = farewells
         self._door = door
         self._registry = registry
         self._pair = pair
@@ -95,7 +99,7 @@ class FrontDoor(Service):
         self._files = files
         self._drain_timeout = drain_timeout
         self._early = early
-        self._port: IListeningPort | None = None
+        self._port: Port | None = None
         self._restore: dict[int, Any] = {}
         self._stopping = False
         self._log = Logger()
@@ -105,8 +109,7 @@ class FrontDoor(Service):
         super().privilegedStartService()
         if self._listening is not None:
             listening, self._listening = self._listening, None
-            # The reactor works on a duplicate of the descriptor.
-            self._port = self._reactor.adoptStreamPort(listening.fileno(), listening.family, self._factory)
+            self._port = Port.adopt(self._reactor, listening, self._door, self._creator, self._farewells)
             listening.close()
 
     def startService(self) -> None:

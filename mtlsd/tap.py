@@ -14,7 +14,6 @@ from typing import Any, cast
 
 from twisted.application.service import IService
 from twisted.logger import Logger
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python import usage
 from twisted.web.resource import IResource
 
@@ -30,12 +29,15 @@ from mtlsd.service import EarlyHangup, FrontDoor, in_daemon_thread, raise_descri
 from mtlsd.settings import Settings
 from mtlsd.tls.context import AuthorizedClients, ConnectionCreator, make_context, make_options
 from mtlsd.tls.door import Door
+from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.pair import PairWatcher, ServerPair, load_pair
 from mtlsd.web.accesslog import AccessLog
 from mtlsd.web.site import Site, make_root
 
 #: Descriptors that are no connection: the listener, logs, the poller, the folder being read.
 _OWN_DESCRIPTORS = 64
+#: Connections that only wait for their peer to hang up.
+_MOST_FAREWELLS = 1024
 
 
 def _parameters() -> list[list[object]]:
@@ -154,7 +156,13 @@ def _wire(settings: Settings, reactor: Any, root: IResource | None, early: Early
     return FrontDoor(
         reactor=reactor,
         listening=bind(settings.interface, settings.port),
-        factory=TLSMemoryBIOFactory(creator, False, door, clock=reactor),
+        creator=creator,
+        farewells=Farewells(
+            deadlines,
+            write_timeout=settings.write_timeout,
+            close_timeout=settings.close_timeout,
+            most=min(_MOST_FAREWELLS, descriptors // 8),
+        ),
         door=door,
         registry=registry,
         pair=PairWatcher(settings.key_path, settings.cert_path, use, seconds),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,8 +12,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mtlsd.audit.events import Event
@@ -23,8 +23,9 @@ from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from mtlsd.settings import Settings
 from mtlsd.tls.context import AuthorizedClients, ConnectionCreator, make_context, make_options
 from mtlsd.tls.door import Door
-from mtlsd.tls.gate import Gate
+from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.pair import ServerPair
+from mtlsd.tls.transport import TLSTransport
 from tests.pki import Pair, make_pair
 
 SERVER = make_pair("localhost", hosts=["localhost"])
@@ -64,22 +65,92 @@ class ServedFactory(Factory[Served]):
         return served
 
 
-class Wire(StringTransport):
-    """A transport whose loss is delivered when the test pumps, as a reactor would: not from within a call."""
+class Turns:
+    """What a transport asks of the reactor: who waits for the poller, and what is to be done at the next turn."""
 
-    ended = False
+    def __init__(self) -> None:
+        self.readers: set[Any] = set()
+        self.writers: set[Any] = set()
+        self._log = Logger()
+        self._calls: list[tuple[Any, Any]] = []
+        self.addReader, self.removeReader = self.readers.add, self.readers.discard
+        self.addWriter, self.removeWriter = self.writers.add, self.writers.discard
 
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """Nothing to delay."""
-        self.no_delay = enabled
+    def callFromThread(self, call: Any, *arguments: Any) -> None:
+        self._calls.append((call, arguments))
 
-    def loseConnection(self) -> None:
-        super().loseConnection()
-        self.ended = True
+    def turn(self) -> None:
+        """Run what was asked for since the last turn, and let whoever wants to write do so."""
+        calls, self._calls = self._calls, []
+        for call, arguments in calls:
+            self.run(call, *arguments)
+        for writer in list(self.writers):
+            why = self.run(writer.doWrite)
+            if why is not None:
+                writer.connectionLost(Failure(why))
 
-    def abortConnection(self) -> None:
-        super().abortConnection()
-        self.ended = True
+    def run(self, call: Any, *arguments: Any) -> Any:
+        """Call, as the reactor does: what fails is logged."""
+        try:
+            return call(*arguments)
+        except Exception:
+            self._log.failure("a call of the reactor failed")
+
+
+class Wire(TLSTransport):
+    """A TLS transport on two memory BIOs: the bytes between the two ends are in the test's hand."""
+
+    def __init__(self, front: FrontDoor, protocol: Any, peer: IPv4Address) -> None:
+        self.bios = front.creator.connection()
+        #: How the descriptor was closed: None, "orderly" or "reset".
+        self.closed: str | None = None
+        #: Whether the peer was told that nothing more comes.
+        self.finished = False
+        self.peer_hung_up = False
+        self.untaken = 0
+        self._peer = peer
+        super().__init__(self.bios, protocol, front.turns, front.farewells)
+        self.startReading()
+
+    def feed(self, data: bytes) -> None:
+        """Hand over what the peer sent, a record at a time, as the socket would."""
+        while data and self in self.reactor.readers:
+            size = 5 + int.from_bytes(data[3:5], "big") if data[0] in range(20, 25) else len(data)
+            record, data = data[:size], data[size:]
+            self.bios.bio_write(record)
+            self.doRead()
+
+    def taken(self) -> bytes:
+        """Return what was sent since the last call."""
+        sent = b""
+        with contextlib.suppress(SSL.Error):
+            while True:
+                sent += self.bios.bio_read(1 << 16)
+        return sent
+
+    @property
+    def ended(self) -> bool:
+        """Whether the peer can see that the connection ends."""
+        return self.finished or self.closed is not None
+
+    def getHost(self) -> IPv4Address:
+        return IPv4Address("TCP", "127.0.0.1", 9443)
+
+    def getPeer(self) -> IPv4Address:
+        return self._peer
+
+    def _wire_is_at_its_end(self) -> bool:
+        return self.peer_hung_up
+
+    def _end_of_writing(self) -> None:
+        self.finished = True
+
+    def _untaken_by_peer(self) -> int:
+        return self.untaken
+
+    def _close_wire(self, *, orderly: bool) -> None:
+        if self.closed is None:
+            self.closed = "orderly" if orderly else "reset"
 
 
 def server_pair(pair: Pair) -> ServerPair:
@@ -114,7 +185,10 @@ class FrontDoor:
         )
         self.clients = AuthorizedClients(self.registry)
         self.creator = ConnectionCreator(self.context(pair))
-        self.factory = TLSMemoryBIOFactory(self.creator, False, self.door, clock=self.clock)
+        self.turns = Turns()
+        self.farewells = Farewells(
+            self.deadlines, write_timeout=self.settings.write_timeout, close_timeout=self.settings.close_timeout
+        )
 
     def context(self, pair: Pair = SERVER) -> SSL.Context:
         options = make_options(server_pair(pair), self.clients, tickets=self.settings.tickets, tls_min=self.settings.tls_min)
@@ -164,32 +238,31 @@ class RawPeer:
     def __init__(self, front: FrontDoor, address: str = "127.0.0.1") -> None:
         self.front = front
         peer = IPv4Address("TCP", address, 50514)
-        self.wire = Wire(hostAddress=IPv4Address("TCP", "127.0.0.1", 9443), peerAddress=peer)
-        self.protocol: Any = front.factory.buildProtocol(peer)
-        gate = self.protocol.wrappedProtocol
-        assert isinstance(gate, Gate)
-        self.gate = gate
-        self.protocol.makeConnection(self.wire)
-        self.is_lost = False
+        self.gate = front.door.buildProtocol(peer)
+        self.wire = Wire(front, self.gate, peer)
+        self.gate.makeConnection(self.wire)
+
+    @property
+    def is_lost(self) -> bool:
+        return self.wire.disconnected == 1
 
     def send(self, data: bytes) -> None:
-        if not self.wire.ended:
-            self.protocol.dataReceived(data)
+        self.wire.feed(data)
         self.settle()
 
     def settle(self) -> None:
-        """Run what the reactor would run next: buffered writes, and the loss of a connection that was let go."""
-        self.front.clock.advance(0)
-        if self.wire.ended:
+        """Run what the reactor would run next; a peer that sees the end hangs up."""
+        self.front.turns.turn()
+        if self.wire.ended and not self.is_lost:
             self.lose()
 
     def lose(self) -> None:
-        """The connection is gone."""
-        if not self.is_lost:
-            self.is_lost = True
-            from twisted.internet.error import ConnectionDone
-
-            self.protocol.connectionLost(Failure(ConnectionDone()))
+        """Hang up."""
+        self.wire.peer_hung_up = True
+        if not self.is_lost and self.wire in self.front.turns.readers:
+            self.wire.bios.bio_shutdown()
+            self.front.turns.run(self.wire.doRead)
+        self.front.turns.turn()
 
 
 class Client(RawPeer):
@@ -250,10 +323,9 @@ class Client(RawPeer):
                 moved = True
                 self.send(mangle(data) if mangle else data)
             self.settle()
-            answer = self.wire.value()
+            answer = self.wire.taken()
             if answer:
                 moved = True
-                self.wire.clear()
                 self.tls.bio_write(answer)
             if not moved:
                 return

@@ -55,13 +55,11 @@ class AccessLogTests(SynchronousTestCase):
 
     def test_hostile_request(self) -> None:
         """A request could write lines of its own into the log, or hide the rest of its own."""
-        fields = self.line(
-            ask('/"\\{line}\x7f\x9b', "GET", 'Referer: " 200 1 "-"', 'User-Agent: \x1b[2Jevil"\\ \xe2\x80\xae {0}')
-        )
-        self.assertEqual(fields[3], "GET /\\x22\\x5C{line}\\x7F\\x9B HTTP/1.1")
+        fields = self.line(ask('/"{line}', "GET", 'Referer: " 200 1 "-"', 'User-Agent: evil"\\ \x9b \xe2\x80\xae {0}'))
+        self.assertEqual(fields[3], "GET /\\x22{line} HTTP/1.1")
         self.assertEqual(fields[4], "404")
         self.assertEqual(fields[6], "\\x22 200 1 \\x22-\\x22")
-        self.assertEqual(fields[7], "\\x1B[2Jevil\\x22\\x5C \\xE2\\x80\\xAE {0}")
+        self.assertEqual(fields[7], "evil\\x22\\x5C \\x9B \\xE2\\x80\\xAE {0}")
 
     @given(st.binary())
     def test_escaped(self, text: bytes) -> None:

@@ -19,9 +19,10 @@ from twisted.web.test.requesthelper import DummyChannel, DummyRequest
 
 from mtlsd import web
 from mtlsd.identity import Identity
+from mtlsd.web.channel import Channel
 from mtlsd.web.pages import HomePage, percent_left, time_left
 from mtlsd.web.request import Request
-from mtlsd.web.site import Site, make_root
+from mtlsd.web.site import make_root
 from tests.site_in_memory import ALICE, CERTIFICATE, NOW, Answer, FrontDoor, Gate, ask
 
 
@@ -272,7 +273,7 @@ class SiteTests(SynchronousTestCase):
     def test_http_1_1_only(self) -> None:
         """With h2 installed for something else, clients would get a channel without identity and deadlines."""
         self.assertEqual(FrontDoor().site.acceptableProtocols(), [b"http/1.1"])
-        self.assertIs(type(FrontDoor().connect().protocol), Site.protocol)
+        self.assertIs(type(FrontDoor().connect().protocol), Channel)
 
     def test_the_page_has_a_clock_by_default(self) -> None:
         """The server as it is wired would fail to show its page."""

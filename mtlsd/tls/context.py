@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 
 from OpenSSL import SSL, crypto
 from twisted.internet import ssl
 from twisted.internet._sslverify import IOpenSSLTrustRoot
-from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
-from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from mtlsd.policy import LIMITS
@@ -21,6 +20,8 @@ from mtlsd.tls.pair import ServerPair
 CIPHERS = "TLS13-AES-256-GCM-SHA384:TLS13-CHACHA20-POLY1305-SHA256:TLS13-AES-128-GCM-SHA256:ECDHE+AESGCM:ECDHE+CHACHA20"
 #: The one application protocol.  A client that offers no ALPN at all is fine.
 PROTOCOLS = (b"http/1.1",)
+#: SSL_MODE_ENABLE_PARTIAL_WRITE (ssl.h), which pyOpenSSL sets and does not name.
+_PARTIAL_WRITE = 1
 
 
 @implementer(IOpenSSLTrustRoot)
@@ -74,12 +75,13 @@ def make_context(options: ssl.CertificateOptions, clients: AuthorizedClients) ->
     """
     context = options.getContext()
     context.set_options(SSL.OP_NO_RENEGOTIATION)
+    # One call sends all records of a piece, not one of them: the transport gives OpenSSL the same bytes again.
+    context.clear_mode(_PARTIAL_WRITE)
     mode = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT | SSL.VERIFY_CLIENT_ONCE
     seam.install(context, mode, clients.verify, select_protocol)
     return context
 
 
-@implementer(IOpenSSLServerConnectionCreator)
 class ConnectionCreator:
     """Makes the Connection of each new peer from the context in force.
 
@@ -90,5 +92,6 @@ class ConnectionCreator:
     def __init__(self, context: SSL.Context) -> None:
         self.context = context
 
-    def serverConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        return SSL.Connection(self.context, None)
+    def connection(self, sock: socket.socket | None = None) -> SSL.Connection:
+        """Return a Connection on a socket; on two memory BIOs where there is none."""
+        return SSL.Connection(self.context, sock)

@@ -134,16 +134,8 @@ class Gate(Protocol):
             self.authorize()
 
     def cut(self) -> None:
-        """Close at once.
-
-        TLS sends its close_notify first, which can call a producer of what is served; should that fail, the connection
-        below is closed all the same.
-        """
-        try:
-            self.transport.abortConnection()
-        except Exception:
-            self._door.log.failure("a connection was cut the hard way [{connection}]", connection=self.connection_id)
-            self.transport.transport.abortConnection()
+        """Close at once: not a byte goes out after this."""
+        self.transport.abortConnection()
 
     # IAuthenticatedTransport: what the protocol above has instead of a connection.
 
@@ -192,8 +184,8 @@ class Gate(Protocol):
         return certificate
 
     def loseWriteConnection(self) -> None:
-        """Close: TLS as Twisted has it knows no half-closed connection."""
-        self.transport.loseConnection()
+        """Send close_notify when all is sent, and go on reading."""
+        self.transport.loseWriteConnection()
 
     def getTcpNoDelay(self) -> bool:
         return bool(self.transport.getTcpNoDelay())

@@ -1,22 +1,26 @@
 """HTTP/1.1 on an authenticated transport, with deadlines that no byte puts off.
 
-Twisted's own timeout starts anew with every byte and stops while a request is handled, so a head that drips and a
-close that is never answered would be open for ever (field note 16).  Ours are absolute.
+Answers go out in the order of the requests, and no more is read ahead than one piece.  Each phase has a deadline of
+its own (:mod:`mtlsd.web.patience`); what a client does not take, and how long a close may last, is the transport's
+affair.
 """
 
 from __future__ import annotations
 
-from enum import Enum, auto
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.protocol import connectionDone
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web import http
+from twisted.web.http import NO_BODY_CODES, REQUEST_TIMEOUT, RESPONSES
 from twisted.web.http_headers import Headers
+from zope.interface import implementer
 
-from mtlsd.deadlines import Deadline
 from mtlsd.web.interfaces import IAuthenticatedTransport
+from mtlsd.web.parser import BAD_REQUEST, CONTENT_TOO_LARGE, HEAD_TOO_LARGE, Message, Refusal, RequestParser
+from mtlsd.web.patience import BodyPace, Patience
 from mtlsd.web.request import Request
 
 if TYPE_CHECKING:
@@ -26,39 +30,42 @@ if TYPE_CHECKING:
 SERVER = b"mtlsd"
 
 #: RFC 6585 5; Twisted does not know it.
-HEAD_TOO_LARGE = 431
-_REASONS = {HEAD_TOO_LARGE: b"Request Header Fields Too Large", http.REQUEST_TIMEOUT: b"Request Timeout"}
-
-#: More digits than any length has.  int() raises past 4,300 (CVE-2020-10735), and not where Twisted expects it.
-_LENGTH_DIGITS = 18
+_REASONS = {HEAD_TOO_LARGE: b"Request Header Fields Too Large", REQUEST_TIMEOUT: b"Request Timeout"}
 
 
-class Phase(Enum):
-    """What a channel waits for."""
-
-    #: The first byte of the next request.
-    IDLE = auto()
-    #: The rest of a request's head.
-    HEAD = auto()
-    #: The request's body, or whoever answers it.
-    BUSY = auto()
-    #: The peer, to take what was written; then the connection is closed.
-    FLUSHING = auto()
-    #: The connection, to go away.
-    CLOSING = auto()
-    #: Nothing: there is no connection, or not yet.
-    GONE = auto()
+#: Headers of an answer that are not the resource's alone.
+_OURS = frozenset({b"Server", b"Date", b"Connection"})
 
 
-class Channel(http.HTTPChannel):
+@implementer(IPushProducer)
+class Channel(Protocol):
     """One connection's requests.  Its transport is an :class:`~mtlsd.web.interfaces.IAuthenticatedTransport`."""
 
-    site: Site
-    requests: list[Request]
     _log = Logger()
-    _phase = Phase.GONE
-    _deadline: Deadline | None = None
-    _finishing = False
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.factory = site
+        #: Whether another request may follow on this connection.
+        self.persistent = True
+        self._parser = RequestParser(site.settings.max_head, site.names)
+        self._messages = self._parser.messages
+        self._patience = Patience(site.deadlines)
+        self._pace = BodyPace(self._patience, site.settings.body_timeout, site.settings.min_rate, self._body_is_late)
+        # The request whose body comes in, or that is being answered; which of the two, ``_is_handling`` tells.
+        self._request: Any = None
+        self._is_handling = False
+        self._refusal: Refusal | None = None
+        self._is_advancing = False
+        # The transport's buffer is full.
+        self._is_blocked = False
+        self._is_paused = False
+        self._finishing = False
+        self._is_over = True
+        self._producer: Any = None
+        self._pulls = False
+        self._head: bytes | None = None
+        self._taken = 0
 
     @property
     def gate(self) -> IAuthenticatedTransport:
@@ -72,129 +79,184 @@ class Channel(http.HTTPChannel):
         if not IAuthenticatedTransport.providedBy(self.transport):
             self.gate.loseConnection()
             raise TypeError(f"mtlsd's site serves authenticated clients only, not {self.transport!r}")
-        self.MAX_LENGTH = self.totalHeadersSize = self.site.settings.max_head
-        super().connectionMade()
-        self._enter(Phase.IDLE)
+        self._is_over = False
+        self._peer, self._host = self.gate.getPeer(), self.gate.getHost()
+        cast(Any, self.transport).registerProducer(self, True)
+        self._patience.wait(self.site.settings.idle_timeout, self.loseConnection)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._phase is Phase.IDLE:
-            self._enter(Phase.HEAD)
-        elif self._is_over():
+        if self._is_over or self._refusal is not None:
             return
         try:
-            super().dataReceived(data)
-        except Exception:
-            # Twisted's parsing of a body has its own bugs (`Content-Type: x/y; a*` is an IndexError), and a transport
-            # is not the place to find out.
-            self._log.failure("a request could not be read [{connection}]", connection=self.gate.connection_id)
-            self.gate.abortConnection()
-
-    def resumeProducing(self) -> None:
-        super().resumeProducing()
-        if self._phase is Phase.FLUSHING:
-            self._close()
+            self._parser.feed(data)
+        except Refusal as refusal:
+            self._refusal = refusal
+        self._advance()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._enter(Phase.GONE)
-        self.clearLineBuffer()
-        super().connectionLost(reason)
+        self._is_over = True
+        self._patience.end()
+        self._messages.clear()
+        request, self._request = self._request, None
+        if request is not None:
+            request.connectionLost(reason)
 
-    # From the parser.
+    # IPushProducer, for the transport: what a slow reader slows down.
 
-    def allHeadersReceived(self) -> None:
-        self._enter(Phase.BUSY)
-        hosts = self.requests[-1].requestHeaders.getRawHeaders(b"Host", ())
-        if len(hosts) > 1 or (not hosts and self._version == b"HTTP/1.1"):
-            # RFC 9112 3.2: two readers of such a request would disagree on whom it is for.
-            self._respondToBadRequestAndDisconnect()
-            return
-        super().allHeadersReceived()
+    def pauseProducing(self) -> None:
+        """The transport's buffer is full: neither the answer under way nor the next one is to write."""
+        self._is_blocked = True
+        if self._producer is not None:
+            self._producer.pauseProducing()
+        elif not self._is_handling:
+            self._pause_reading()
 
-    def allContentReceived(self) -> None:
-        if not self._is_over():
-            super().allContentReceived()
+    def resumeProducing(self) -> None:
+        """The transport's buffer is empty."""
+        self._is_blocked = False
+        if self._producer is not None:
+            self._producer.resumeProducing()
+        self._advance()
 
-    def lineLengthExceeded(self, line: bytes) -> None:
-        self.refuse(HEAD_TOO_LARGE, "request head too large")
-
-    def checkPersistence(self, request: Request, version: bytes) -> bool:
-        return not self._finishing and bool(super().checkPersistence(request, version))
-
-    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:
-        if header == b"Content-Length" and len(data) > _LENGTH_DIGITS:
-            return bool(self._failChooseTransferDecoder())
-        return bool(super()._maybeChooseTransferDecoder(header, data))
-
-    def _respondToBadRequestAndDisconnect(self) -> None:
-        if self._receivedHeaderSize > self.totalHeadersSize or self._receivedHeaderCount > self.maxHeaders:
-            self.refuse(HEAD_TOO_LARGE, "request head too large")
-        else:
-            self.refuse(http.BAD_REQUEST, "bad request")
-
-    def _send100Continue(self) -> None:
-        # A byte of an answer, before Request.process has asked who is to get it.
-        if self.gate.authorize() is not None:
-            super()._send100Continue()
+    def stopProducing(self) -> None:
+        """The connection is gone, and :meth:`connectionLost` comes next."""
+        if self._producer is not None:
+            self._producer.stopProducing()
 
     # From the request.
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
-        """Send the head of an answer, with what belongs to every answer."""
-        headers.setRawHeaders(b"Server", [SERVER])
+        """Begin an answer: its head waits for the first bytes of its body, to go out with them."""
+        head = [b"%b %b %b\r\nServer: %b\r\n" % (version, code, reason, SERVER), self.site.date_line()]
+        for name, values in headers.getAllRawHeaders():
+            if name in _OURS:
+                self._take_notice(name, values, head)
+            else:
+                for value in values:
+                    head.append(b"%b: %b\r\n" % (name, value))  # noqa: PERF401 (a list of one is dearer)
         if not self.persistent:
-            headers.setRawHeaders(b"Connection", [b"close"])
-        super().writeHeaders(version, code, reason, headers)
+            head.append(b"Connection: close\r\n\r\n")
+        elif version == b"HTTP/1.0":
+            # Only a length tells this client where the answer ends.
+            self.persistent = headers.hasHeader(b"Content-Length") or int(code) in NO_BODY_CODES
+            head.append(b"Connection: keep-alive\r\n\r\n" if self.persistent else b"Connection: close\r\n\r\n")
+        else:
+            head.append(b"\r\n")
+        self._head = b"".join(head)
 
-    def requestDone(self, request: Request) -> None:
-        if self._phase is Phase.BUSY and self.persistent:
-            # What a client sent ahead has begun already; its bytes are parsed within the call below.
-            self._enter(Phase.HEAD if self._buffer or any(self._dataBuffer) else Phase.IDLE)
-        super().requestDone(request)
+    def _take_notice(self, name: bytes, values: Sequence[bytes], head: list[bytes]) -> None:
+        """A resource has set a header that is the channel's."""
+        if name == b"Date":
+            head[1] = b"Date: %b\r\n" % values[-1]
+        elif name == b"Connection":
+            self.persistent = self.persistent and not any(b"close" in value.lower() for value in values)
+
+    def write(self, data: bytes) -> None:
+        """Send a part of an answer."""
+        if self._head is not None:
+            data, self._head = self._head + data, None
+        cast(Any, self.transport).write(data)
+
+    def writeSequence(self, iovec: Any) -> None:
+        self.write(b"".join(iovec))
+
+    def flush(self) -> None:
+        """Send the head of an answer that waits for its body no longer."""
+        if self._head is not None:
+            self.write(b"")
+
+    def requestDone(self, request: Any) -> None:
+        """The answer to *request* is complete."""
+        self.flush()
+        if request is not self._request:
+            return
+        self._request = None
+        self._is_handling = False
+        if not self.persistent:
+            self.loseConnection()
+        else:
+            self._advance()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Let *producer* make the answer.  Raises :exc:`RuntimeError` where another one does."""
+        if self._producer is not None or self._pulls:
+            raise RuntimeError(f"cannot register {producer!r}: another producer was never unregistered")
+        if streaming:
+            self._producer = producer
+            if self._is_blocked:
+                producer.pauseProducing()
+        else:
+            # It is asked by the transport itself, each time that there is room.
+            self.flush()
+            self._pulls = True
+            transport = cast(Any, self.transport)
+            transport.unregisterProducer()
+            transport.registerProducer(producer, False)
+
+    def unregisterProducer(self) -> None:
+        self._producer = None
+        if self._pulls:
+            self._pulls = False
+            transport = cast(Any, self.transport)
+            transport.unregisterProducer()
+            if not self._is_over:
+                transport.registerProducer(self, True)
+
+    def getPeer(self) -> Any:
+        return self._peer
+
+    def getHost(self) -> Any:
+        return self._host
 
     def isSecure(self) -> bool:
-        return IAuthenticatedTransport.providedBy(self.transport)
+        """Whether the client came through TLS: always, for there is no other way here."""
+        return True
 
     def loseConnection(self) -> None:
-        """Close, when what was written has been taken.
-
-        While a full buffer waits for a slow reader there is no deadline yet: a large answer to a request with
-        ``Connection: close`` must not end in the middle.
-        """
-        if self._is_over():
+        """Close, when what was written has been taken."""
+        if self._is_over:
             return
-        self.clearLineBuffer()
-        if self._waitingForTransport:
-            self._enter(Phase.FLUSHING)
-        else:
-            self._close()
+        self.flush()
+        self._is_over = True
+        self._patience.end()
+        self._messages.clear()
+        if not self._pulls:
+            cast(Any, self.transport).unregisterProducer()
+        self.gate.loseConnection()
+
+    def abortConnection(self) -> None:
+        """Close at once."""
+        self.gate.abortConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        # twisted.web's Request calls this for a form that it cannot read.
+        self.refuse(BAD_REQUEST, "bad request")
 
     # From whoever owns the channel.
 
     def finish_up(self) -> None:
         """End soon, for the service is shutting down: at once where nothing is asked, otherwise after the next answer."""
         self._finishing = True
-        if self._phase is Phase.IDLE:
-            self.loseConnection()
-        elif self._phase is Phase.BUSY:
+        if self._request is not None:
             self.persistent = False
+        elif not self._parser.in_head:
+            self.loseConnection()
 
     def refuse(self, status: int, text: str) -> None:
         """Answer what is no request, in one plain line, and close.  Says nothing to a peer that is no longer authorized."""
-        if self._is_over():
+        if self._is_over:
             return
         identity = self.gate.authorize()
         if identity is None:
-            # The connection has been cut; what was read before that is not parsed any further.
-            self.clearLineBuffer()
-            self._enter(Phase.GONE)
+            # The connection has been cut.
+            self._is_over = True
             return
         body = text.encode() + b"\n"
         self.persistent = False
         headers = Headers()
-        headers.setRawHeaders(b"Date", [http.datetimeToString()])
         headers.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
         headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
-        self.writeHeaders(b"HTTP/1.1", b"%d" % status, _REASONS.get(status) or http.RESPONSES[status], headers)
+        self.writeHeaders(b"HTTP/1.1", b"%d" % status, _REASONS.get(status) or RESPONSES[status], headers)
         self.write(body)
         if self.site.access_log is not None:
             self.site.access_log.refused(self.gate, identity, status, len(body))
@@ -202,29 +264,121 @@ class Channel(http.HTTPChannel):
 
     # Its own.
 
-    def _is_over(self) -> bool:
-        return self._phase in (Phase.FLUSHING, Phase.CLOSING, Phase.GONE)
+    def _advance(self) -> None:
+        """Go on with what has come in, as far as it goes."""
+        if self._is_advancing:
+            return
+        self._is_advancing = True
+        messages = self._messages
+        try:
+            while messages and not self._is_handling and not self._is_blocked and not self._is_over:
+                if (self._request is not None or self._begin(messages[0])) and self._take_body(messages[0]):
+                    self._handle(messages.popleft())
+                elif self._request is not None:
+                    break
+        except Exception:
+            # Twisted's parsing of a body has its own bugs (`Content-Type: x/y; a*` is an IndexError), and a transport
+            # is not the place to find out.
+            self._log.failure("a request could not be read [{connection}]", connection=self.gate.connection_id)
+            self.gate.abortConnection()
+        finally:
+            self._is_advancing = False
+        if not self._is_over:
+            self._rest()
 
-    def _enter(self, phase: Phase) -> None:
-        """Change to *phase*: the deadline of the last one is off, and its own begins."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        self._phase = phase
-        deadlines, settings = self.site.deadlines, self.site.settings
-        if phase is Phase.IDLE:
-            self._deadline = deadlines.set(settings.idle_timeout, self.loseConnection)
-        elif phase is Phase.HEAD:
-            self._deadline = deadlines.set(settings.head_timeout, self._head_is_late)
-        elif phase is Phase.CLOSING:
-            self._deadline = deadlines.set(settings.close_timeout, self._close_is_late)
+    def _rest(self) -> None:
+        """Nothing can be done before something else happens: see that it does, and in time."""
+        messages, settings = self._messages, self.site.settings
+        if self._request is None and not messages:
+            # The parser has read all there is: the next byte begins a request, or goes on with one.
+            if self._refusal is not None:
+                self.refuse(self._refusal.status, self._refusal.text)
+                return
+            if self._parser.in_head:
+                self._patience.wait(settings.head_timeout, self._head_is_late, anew=False)
+            elif self._finishing:
+                self.loseConnection()
+                return
+            else:
+                self._patience.wait(settings.idle_timeout, self.loseConnection, anew=False)
+        # Read on only where what has come in already is being dealt with.
+        ahead = len(messages) - (self._request is not None and not self._is_handling)
+        if ahead > 0 or (self._is_blocked and not self._is_handling):
+            self._pause_reading()
+        elif self._is_paused:
+            self._is_paused = False
+            cast(Any, self.transport).resumeProducing()
+
+    def _begin(self, message: Message) -> bool:
+        """The head of a request is there, and it is its turn.  False where it is refused for its head."""
+        self._patience.rest()
+        site = self.site
+        self.persistent = message.keep_alive and not self._finishing
+        if site.settings.max_body and (message.length or 0) > site.settings.max_body:
+            self.refuse(CONTENT_TOO_LARGE, "request body too large")
+            return False
+        request = site.requestFactory(self)
+        request.requestHeaders = message.headers
+        request.gotLength(message.length)
+        request.parseCookies()
+        self._request = request
+        if not message.complete:
+            self._taken = 0
+            if self._expects_continue(message):
+                # A byte of an answer, before Request.process has asked who is to get it.
+                if self.gate.authorize() is None:
+                    self._is_over = True
+                    return False
+                cast(Any, self.transport).write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._pace.begin()
+        return True
+
+    def _take_body(self, message: Message) -> bool:
+        """Hand on what has come of the body.  True when that is all of it."""
+        if message.pieces:
+            pieces, message.pieces = message.pieces, []
+            for piece in pieces:
+                self._taken += len(piece)
+                self._request.handleContentChunk(piece)
+            if self.site.settings.max_body and self._taken > self.site.settings.max_body:
+                self._drop_request()
+                self.refuse(CONTENT_TOO_LARGE, "request body too large")
+                return False
+            self._pace.came(self._taken)
+        if message.complete:
+            return True
+        if self._refusal is not None:
+            self._drop_request()
+            self.refuse(self._refusal.status, self._refusal.text)
+        return False
+
+    def _handle(self, message: Message) -> None:
+        """The whole of a request is there: have it answered."""
+        self._patience.rest()
+        self._is_handling = True
+        self._request.requestReceived(message.method, message.target, message.version)
+
+    def _expects_continue(self, message: Message) -> bool:
+        if message.version != b"HTTP/1.1":
+            return False
+        return any(value.lower() == b"100-continue" for value in message.headers.plain.get(b"Expect", ()))
+
+    def _drop_request(self) -> None:
+        """Forget a request whose body will never be complete."""
+        request, self._request = self._request, None
+        request.content.close()
+
+    def _pause_reading(self) -> None:
+        if not self._is_paused:
+            self._is_paused = True
+            cast(Any, self.transport).pauseProducing()
 
     def _head_is_late(self) -> None:
-        self.refuse(http.REQUEST_TIMEOUT, "request head too slow")
+        self.refuse(REQUEST_TIMEOUT, "request head too slow")
 
-    def _close(self) -> None:
-        self._enter(Phase.CLOSING)
-        super().loseConnection()
+    def _body_is_late(self) -> None:
+        self._drop_request()
+        self.refuse(REQUEST_TIMEOUT, "request body too slow")
 
-    def _close_is_late(self) -> None:
-        self.gate.abortConnection()
+
+__all__ = ["Channel", "Request"]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import cast
 
 from twisted.internet.interfaces import IReactorTime
-from twisted.web import http, server
+from twisted.web import server
+from twisted.web.http import Request as HTTPRequest
+from twisted.web.http import datetimeToString
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, Resource
 
@@ -17,6 +20,7 @@ from mtlsd.deadlines import Deadlines
 from mtlsd.settings import Settings
 from mtlsd.web.accesslog import AccessLog
 from mtlsd.web.channel import Channel
+from mtlsd.web.headers import HeaderNames
 from mtlsd.web.pages import HomePage
 from mtlsd.web.request import Request, identity
 
@@ -29,8 +33,6 @@ class Site(server.Site):
     """
 
     noisy = False
-    # Twisted declares here the wrapper that switches to HTTP/2.
-    protocol = Channel  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -46,6 +48,20 @@ class Site(server.Site):
         self.settings = settings
         self.deadlines = deadlines
         self.access_log = access_log
+        self.names = HeaderNames()
+        self._date_second = -1
+        self._date_line = b""
+
+    def buildProtocol(self, addr: object) -> Channel:  # type: ignore[override]
+        return Channel(self)
+
+    def date_line(self) -> bytes:
+        """Return the header line with the date; it is the same for a second."""
+        second = int(time.time())
+        if second != self._date_second:
+            self._date_second = second
+            self._date_line = b"Date: %b\r\n" % datetimeToString(second)
+        return self._date_line
 
     def startFactory(self) -> None:
         """Begin.  Twisted's would keep a clock ticking for an access log that is not ours."""
@@ -56,7 +72,7 @@ class Site(server.Site):
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
 
-    def log(self, request: http.Request) -> None:
+    def log(self, request: HTTPRequest) -> None:
         """Called for every request that has ended."""
         if self.access_log is not None:
             self.access_log.answered(cast(Request, request))

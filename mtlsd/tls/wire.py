@@ -1,0 +1,73 @@
+"""What a TLS transport stands on: a descriptor that the reactor watches, as long as there is one."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any
+
+from twisted.internet.abstract import FileDescriptor
+
+
+class Phase(Enum):
+    """Where a connection stands."""
+
+    #: Before the handshake has completed.
+    HANDSHAKE = auto()
+    #: Bytes go both ways.
+    OPEN = auto()
+    #: All is said, close_notify too; what the peer still sends is not for the protocol.
+    FAREWELL = auto()
+    #: The descriptor is closed; the protocol has not heard of it yet.
+    ABORTED = auto()
+    #: Over.
+    LOST = auto()
+
+
+#: Without a descriptor.
+GONE = (Phase.ABORTED, Phase.LOST)
+
+
+class Wire(FileDescriptor):
+    """A descriptor and its phase.  The five methods at its end are for whoever knows what kind of descriptor it is."""
+
+    reactor: Any
+    _phase = Phase.HANDSHAKE
+
+    def _is_open(self) -> bool:
+        return self._phase is Phase.OPEN
+
+    # Once there is no descriptor, the reactor is not asked to watch it.
+
+    def startReading(self) -> None:
+        if self._phase not in GONE:
+            self.reactor.addReader(self)
+
+    def stopReading(self) -> None:
+        if self._phase not in GONE:
+            self.reactor.removeReader(self)
+
+    def startWriting(self) -> None:
+        if self._phase not in GONE:
+            self.reactor.addWriter(self)
+
+    def stopWriting(self) -> None:
+        if self._phase not in GONE:
+            self.reactor.removeWriter(self)
+
+    # What a subclass knows of its descriptor.
+
+    def _wire_is_at_its_end(self) -> bool:
+        """Throw away what the peer has sent, undecrypted; tell whether it has hung up."""
+        raise NotImplementedError
+
+    def _end_of_writing(self) -> None:
+        """Tell the peer's TCP that nothing more comes."""
+        raise NotImplementedError
+
+    def _untaken_by_peer(self) -> int:
+        """Return the bytes in the kernel that the peer's TCP has not taken."""
+        raise NotImplementedError
+
+    def _close_wire(self, *, orderly: bool) -> None:
+        """Close the descriptor, once; with a reset where that is not *orderly*."""
+        raise NotImplementedError

@@ -1,0 +1,213 @@
+"""HTTP/1.1 requests out of bytes: llhttp finds their parts, and what is ambiguous is no request.
+
+Two readers that take one stream of bytes apart in two ways are how requests are smuggled.  So wherever RFC 9112 leaves
+a reader a choice, or llhttp is more lenient than it, the answer is a refusal and the end of the connection.  Pure: no
+connection is known here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+
+import httptools
+
+from mtlsd.web.headers import HeaderNames, PlainHeaders, received
+
+#: Headers of one request.
+MOST_HEADERS = 500
+#: More digits than any length has: int() raises past 4,300 (CVE-2020-10735).
+_LENGTH_DIGITS = 18
+
+BAD_REQUEST = 400
+CONTENT_TOO_LARGE = 413
+HEAD_TOO_LARGE = 431
+NOT_IMPLEMENTED = 501
+
+# RFC 9112 3.2: printable ASCII.  A fragment never belongs to a target, and the backslash is a slash to some.
+_TARGET = re.compile(rb"[!\"$-\[\]-~]+")
+_ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?@]+)([/?].*)?")
+# RFC 3986 3.2.2, with RFC 9112 3.2.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?")
+_METHOD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,40} ")
+_SLASH = ord("/")
+_VERSIONS = {"1.1": b"HTTP/1.1", "1.0": b"HTTP/1.0"}
+
+
+class Refusal(Exception):
+    """What came is no request, or none that is served: a status and one line."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+
+
+class Message:
+    """A request as it comes in.
+
+    ``length`` is the Content-Length, ``None`` where the body is chunked.  ``pieces`` are those of the body that nobody
+    has taken yet.  ``keep_alive`` tells whether the client wants to go on with the connection.
+    """
+
+    __slots__ = ("complete", "headers", "keep_alive", "length", "method", "pieces", "target", "version")
+
+    def __init__(
+        self, method: bytes, target: bytes, version: bytes, headers: PlainHeaders, length: int | None, keep_alive: bool
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.length = length
+        self.keep_alive = keep_alive
+        self.pieces: list[bytes] = []
+        self.complete = False
+
+
+class RequestParser:
+    """The requests of one connection.  After a :class:`Refusal` it reads nothing any more."""
+
+    def __init__(self, max_head: int, names: HeaderNames) -> None:
+        """*max_head* is the bytes that the request line and the headers may have together."""
+        self._max_head = max_head
+        self._names = names
+        self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._good_host: bytes | None = None
+        self._waiting = 0
+        self._piece = 0
+        self._past_head = False
+        self._ended = False
+        self._refusal: Refusal | None = None
+        #: The requests that have come in, whole but for the last one.
+        self.messages: deque[Message] = deque()
+        #: Whether a request has begun that is not in ``messages`` yet: its head is not complete.
+        self.in_head = False
+        #: Whether nothing that follows is a request any more: the last one asked for another protocol.
+        self.upgraded = False
+
+    def feed(self, data: bytes) -> None:
+        """Read *data*.  Raises :class:`Refusal`; what was complete before is in ``messages`` all the same."""
+        if self.upgraded:
+            return
+        begun = self.in_head
+        self._ended = False
+        self._piece = len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.upgraded = True
+        except httptools.HttpParserCallbackError:
+            raise self._refusal or Refusal(BAD_REQUEST, "bad request") from None
+        except httptools.HttpParserInvalidMethodError:
+            unknown = not begun and not self.messages and _METHOD.match(data)
+            raise (Refusal(NOT_IMPLEMENTED, "no such method") if unknown else Refusal(BAD_REQUEST, "bad request")) from None
+        except httptools.HttpParserError:
+            raise Refusal(BAD_REQUEST, "bad request") from None
+        if self.in_head or (self._past_head and self._headers):
+            # An unfinished head, or a trailer section.  What came behind another request in one piece is not counted
+            # before it is complete: a piece is one TLS record at most.
+            if not self._ended:
+                self._waiting += len(data)
+            if self._waiting > self._max_head or len(self._headers) > MOST_HEADERS:
+                raise Refusal(HEAD_TOO_LARGE, "request head too large")
+
+    # Called by llhttp.
+
+    def on_message_begin(self) -> None:
+        self.in_head = True
+        self._waiting = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers come the same way; they are counted and dropped, for they must never pass for headers.
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self.in_head = False
+        self._past_head = True
+        self._waiting = 0
+        target, self._target = self._target, b""
+        headers, self._headers = self._headers, []
+        try:
+            self.messages.append(self._message(target, headers))
+        except Refusal as refusal:
+            self._refusal = refusal
+            raise
+
+    def on_body(self, body: bytes) -> None:
+        self.messages[-1].pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        self._past_head = False
+        self._ended = True
+        self._headers = []
+        self.messages[-1].complete = True
+
+    # What llhttp leaves open.
+
+    def _message(self, target: bytes, pairs: list[tuple[bytes, bytes]]) -> Message:
+        if self._waiting + self._piece > self._max_head or len(pairs) > MOST_HEADERS:
+            # Only where there is as much as that, part of which may belong to other requests, is it counted.
+            size = len(target) + sum(len(name) + len(value) + 4 for name, value in pairs)
+            if size > self._max_head or len(pairs) > MOST_HEADERS:
+                raise Refusal(HEAD_TOO_LARGE, "request head too large")
+        parser = self._parser
+        version = _VERSIONS.get(parser.get_http_version())
+        if version is None or not _TARGET.fullmatch(target):
+            raise _bad()
+        headers = received(pairs, self._names)
+        plain = headers.plain
+        length: int | None = 0
+        if b"Content-Length" in plain or b"Transfer-Encoding" in plain:
+            length = _framing(plain, version)
+        method = parser.get_method()
+        upgrade = parser.should_upgrade()
+        if upgrade and length != 0:
+            # Whose are these bytes, this protocol's or the next one's?
+            raise _bad()
+        hosts = plain.get(b"Host")
+        if hosts is None:
+            if version == b"HTTP/1.1":
+                raise _bad()
+        elif hosts[0] != self._good_host or len(hosts) > 1:
+            # RFC 9112 3.2: two readers of a request with two hosts would disagree on whom it is for.
+            if len(hosts) > 1 or not _HOST.fullmatch(hosts[0]):
+                raise _bad()
+            self._good_host = hosts[0]
+        if target[0] != _SLASH and method != b"CONNECT":
+            target = _origin_form(target, headers)
+        # After another protocol was asked for, and not begun, nothing is read as a request.
+        return Message(method, target, version, headers, length, not upgrade and parser.should_keep_alive())
+
+
+def _framing(plain: dict[bytes, list[bytes]], version: bytes) -> int | None:
+    """Return the Content-Length, or ``None`` for a chunked body: as RFC 9112 6.3 has them and no more leniently."""
+    lengths, codings = plain.get(b"Content-Length"), plain.get(b"Transfer-Encoding")
+    if codings is not None:
+        if lengths is not None or version != b"HTTP/1.1" or len(codings) > 1 or codings[0].lower() != b"chunked":
+            raise _bad()
+        return None
+    if lengths is None or len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > _LENGTH_DIGITS:
+        raise _bad()
+    return int(lengths[0])
+
+
+def _origin_form(target: bytes, headers: PlainHeaders) -> bytes:
+    """Return the path of a target in absolute form, whose host wins over the header (RFC 9112 3.2.2)."""
+    if target == b"*":
+        return target
+    found = _ABSOLUTE.fullmatch(target)
+    if found is None or not _HOST.fullmatch(found[1]):
+        raise _bad()
+    headers.plain[b"Host"] = [found[1]]
+    rest: bytes = found[2] or b"/"
+    return rest if rest.startswith(b"/") else b"/" + rest
+
+
+def _bad() -> Refusal:
+    return Refusal(BAD_REQUEST, "bad request")
