@@ -47,7 +47,7 @@ class Deadlines:
     """
 
     #: Below this many entries a heap is not worth tidying.
-    _TIDY_FROM = 64
+    _TIDY_FROM = 256
 
     def __init__(self, seconds: Callable[[], float]) -> None:
         """*seconds* is a monotonic clock."""
@@ -96,6 +96,6 @@ class Deadlines:
     def _called_off(self) -> None:
         self._off += 1
         if len(self._heap) >= self._TIDY_FROM and self._off * 2 > len(self._heap):
-            self._heap = [entry for entry in self._heap if entry[2].active]
+            self._heap = [entry for entry in self._heap if entry[2]._expire is not None]
             heapq.heapify(self._heap)
             self._off = 0

@@ -12,6 +12,9 @@ from enum import StrEnum
 
 from mtlsd.identity import Certificate, Tls
 
+#: json.dumps would make one of these for each line.
+_JSON = json.JSONEncoder(ensure_ascii=True, separators=(", ", ": "))
+
 
 class Kind(StrEnum):
     """What an event says happened."""
@@ -73,7 +76,7 @@ class Event:
 
     def as_json(self) -> str:
         """Return one line of ASCII without its line end: nothing in a certificate can break out of it."""
-        return json.dumps(self.as_dict(), ensure_ascii=True, separators=(", ", ": "))
+        return _JSON.encode(self.as_dict())
 
     def in_words(self) -> str:
         """Return one readable line, for the service's log."""

@@ -13,6 +13,7 @@ from zope.interface import implementer
 from mtlsd.policy import LIMITS
 from mtlsd.registry.interfaces import IRegistry
 from mtlsd.tls import seam
+from mtlsd.tls.connection import Connection, make_room
 from mtlsd.tls.handshake import Handshake
 from mtlsd.tls.pair import ServerPair
 
@@ -91,7 +92,8 @@ class ConnectionCreator:
 
     def __init__(self, context: SSL.Context) -> None:
         self.context = context
+        self._room = make_room()
 
-    def connection(self, sock: socket.socket | None = None) -> SSL.Connection:
+    def connection(self, sock: socket.socket | None = None) -> Connection:
         """Return a Connection on a socket; on two memory BIOs where there is none."""
-        return SSL.Connection(self.context, sock)
+        return Connection(self.context, sock, self._room)

@@ -84,8 +84,7 @@ class Gate(Protocol):
             self._accept(decision.authorization)
 
     def dataReceived(self, data: bytes) -> None:
-        if self._above is not None and not self._cut:
-            self._above.dataReceived(data)
+        """Nothing is heard before there is somebody to hear it."""
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone: give the verdict if none was given yet, and let go of everything."""
@@ -134,7 +133,8 @@ class Gate(Protocol):
             self.authorize()
 
     def cut(self) -> None:
-        """Close at once: not a byte goes out after this."""
+        """Close at once: not a byte goes out after this, and none comes in."""
+        self.__dict__.pop("dataReceived", None)
         self.transport.abortConnection()
 
     # IAuthenticatedTransport: what the protocol above has instead of a connection.
@@ -226,6 +226,9 @@ class Gate(Protocol):
             self.cut()
             return
         self._above = above
+        # From here on nothing is decided by a byte that comes or goes: it is handed on without a stop at the gate.
+        self.dataReceived = above.dataReceived  # type: ignore[method-assign]
+        self.write = self.transport.write  # type: ignore[method-assign]
         above.makeConnection(self)
 
     def _reject(self, reason: Reason, detail: str | None = None) -> None:

@@ -13,7 +13,7 @@ from OpenSSL import SSL, crypto
 
 from mtlsd.errors import CertificateError
 from mtlsd.identity import Certificate, Tls, fingerprint_of, key_of
-from mtlsd.policy import LIMITS, Decision, Denied, Limits, Reason, decide
+from mtlsd.policy import LIMITS, Allowed, Decision, Denied, Limits, Reason, decide
 from mtlsd.registry.interfaces import IRegistry
 from mtlsd.registry.records import Authorization
 from mtlsd.tls.reasons import reason_of
@@ -40,6 +40,8 @@ class Handshake:
         self._limits = limits
         self._judged: Decision | None = None
         self._completed = False
+        # What the predicate said last, where it was yes.
+        self._allowed: Allowed | None = None
         #: SHA-256 of the leaf that was shown, or None.
         self.fingerprint: str | None = None
         #: The leaf that was shown, where it could be read.
@@ -81,11 +83,21 @@ class Handshake:
         return self._judged
 
     def decide(self) -> Decision:
-        """Decide again, from the live registry, on the leaf of a handshake that has completed."""
-        if not self._completed or self.fingerprint is None:
+        """Decide again, from the live registry, on the leaf of a handshake that has completed.
+
+        The predicate is pure: what it said of the very same record it says again, as long as the time is within the
+        bounds of that record.  So a request costs a look into the registry and at the clock.
+        """
+        if not self._completed or self.fingerprint is None or self.leaf is None:
             return Denied(Reason.INTERNAL_ERROR)
         standing = self._registry.standing(self.fingerprint)
-        return decide(self.leaf, standing, self._now(), self._limits)
+        now = self._now()
+        allowed = self._allowed
+        if allowed is not None and allowed.authorization is standing and self.leaf.not_before <= now <= standing.ends:
+            return allowed
+        decision = decide(self.leaf, standing, now, self._limits)
+        self._allowed = decision if isinstance(decision, Allowed) else None
+        return decision
 
     def failed(self, error: BaseException | None) -> tuple[Reason, str | None]:
         """Return (reason, detail) of a handshake that did not complete; *error* is how it ended, if anything said so."""

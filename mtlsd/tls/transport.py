@@ -23,11 +23,12 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 
 from mtlsd.deadlines import Deadline
+from mtlsd.tls.connection import RECORD, Connection
 from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.wire import GONE, Phase, Wire
 
-#: The plaintext of one TLS record, at most, in bytes (RFC 8446 5.1).
-RECORD = 16_384
+# To look an enumeration's member up is dearer than all else that is done for a record.
+_OPEN = Phase.OPEN
 #: Full records that are read in one go before others get their turn.
 _RECORDS_AT_ONCE = 8
 #: Pieces that are asked of a pull producer in one go before others get their turn.
@@ -41,14 +42,14 @@ class TLSTransport(Wire):
 
     SEND_LIMIT = SEND_LIMIT
 
-    def __init__(self, connection: SSL.Connection, protocol: IProtocol, reactor: Any, farewells: Farewells) -> None:
+    def __init__(self, connection: Connection, protocol: IProtocol, reactor: Any, farewells: Farewells) -> None:
         """*connection* is made of a context that has ``MODE_ENABLE_PARTIAL_WRITE`` cleared; it is put in accept state.
 
         With that mode a call would send one record, and a megabyte would be 64 calls.
         """
         super().__init__(reactor)
         connection.set_accept_state()
-        self._connection: SSL.Connection = connection
+        self._connection: Connection = connection
         self.protocol: Any = protocol
         self._farewells = farewells
         self._paused = False
@@ -65,7 +66,7 @@ class TLSTransport(Wire):
 
     def doRead(self) -> None:
         """Read: the poller says that the descriptor has something."""
-        if self._phase is Phase.OPEN:
+        if self._phase is _OPEN:
             if self._write_wants_read:
                 self._write_wants_read = False
                 self.startWriting()
@@ -81,7 +82,7 @@ class TLSTransport(Wire):
             self.stopWriting()
             self._shake_hands()
             return None
-        if self._phase is not Phase.OPEN:
+        if self._phase is not _OPEN:
             self.stopWriting()
             return None
         if self._read_wants_write:
@@ -110,7 +111,9 @@ class TLSTransport(Wire):
         try:
             # OpenSSL wants the same bytes again after it has refused some, at the same place of the stream: what is
             # in the buffer only ever grows at its end.
-            return self._connection.send(memoryview(data)[:SEND_LIMIT] if len(data) > SEND_LIMIT else data)
+            if type(data) is bytes and len(data) <= SEND_LIMIT:
+                return self._connection.send_bytes(data)
+            return self._connection.send(memoryview(data)[:SEND_LIMIT])
         except SSL.WantWriteError:
             return 0
         except SSL.WantReadError:
@@ -148,7 +151,7 @@ class TLSTransport(Wire):
             raise TypeError(f"data must be bytes, not {type(data).__name__}")
         if not data or not self._may_write():
             return
-        if self._phase is Phase.OPEN and not self.dataBuffer and not self._tempDataLen:
+        if self._phase is _OPEN and not self.dataBuffer and not self._tempDataLen:
             sent = self.writeSomeData(data)
             if sent == len(data):
                 if self.producer is not None and not self.streamingProducer:
@@ -215,7 +218,7 @@ class TLSTransport(Wire):
         if self._peer_is_done:
             return
         self.startReading()
-        if self._phase is Phase.OPEN and self._connection.pending():
+        if self._phase is _OPEN and self._connection.pending():
             # It is in OpenSSL already, so the poller says nothing of it.
             self.reactor.callFromThread(self._receive_pending)
 
@@ -252,7 +255,7 @@ class TLSTransport(Wire):
         self._phase = Phase.OPEN
         if IHandshakeListener.providedBy(self.protocol):
             self.protocol.handshakeCompleted()
-        if self._phase is not Phase.OPEN:
+        if self._phase is not _OPEN:
             return
         if self._is_buffering() or self._writeDisconnecting:
             self.startWriting()
@@ -263,7 +266,7 @@ class TLSTransport(Wire):
     def _receive(self) -> None:
         for _ in range(_RECORDS_AT_ONCE):
             try:
-                data = self._connection.recv(RECORD)
+                data = self._connection.recv_record()
             except SSL.WantReadError:
                 return
             except SSL.WantWriteError:
@@ -278,11 +281,11 @@ class TLSTransport(Wire):
                 return
             self.protocol.dataReceived(data)
             # After a record that is not full there is hardly another one, and asking for it costs an exception.
-            if len(data) < RECORD or self._paused or self._phase is not Phase.OPEN or self.disconnecting:
+            if len(data) < RECORD or self._paused or self._phase is not _OPEN or self.disconnecting:
                 return
 
     def _receive_pending(self) -> None:
-        if self._phase is Phase.OPEN and not self._paused and not self.disconnecting and self._connection.pending():
+        if self._phase is _OPEN and not self._paused and not self.disconnecting and self._connection.pending():
             self._receive()
 
     def _peer_closed(self) -> None:
@@ -291,7 +294,7 @@ class TLSTransport(Wire):
         if IHalfCloseableProtocol.providedBy(self.protocol):
             self.stopReading()
             self.protocol.readConnectionLost()
-            if self._writeDisconnected and self._phase is Phase.OPEN:
+            if self._writeDisconnected and self._phase is _OPEN:
                 self.connectionLost(Failure(ConnectionDone()))
         elif self._is_buffering():
             self.loseConnection()
@@ -356,7 +359,7 @@ class TLSTransport(Wire):
     # Writing.
 
     def _may_write(self) -> bool:
-        return bool(self.connected) and not self._writeDisconnecting and self._phase in (Phase.HANDSHAKE, Phase.OPEN)
+        return not self._writeDisconnecting and (self._phase is _OPEN or self._phase is Phase.HANDSHAKE)
 
     def _is_buffering(self) -> bool:
         return bool(self.dataBuffer or self._tempDataLen)
@@ -365,7 +368,7 @@ class TLSTransport(Wire):
         return (
             self.producer is not None
             and not self.streamingProducer
-            and self._phase is Phase.OPEN
+            and self._phase is _OPEN
             and not self._is_buffering()
             and self._broken is None
         )
@@ -381,7 +384,7 @@ class TLSTransport(Wire):
     def _is_stalled(self) -> None:
         """Cut a peer that has taken nothing for ``write_timeout`` seconds while there was something to take."""
         self._stalled = None
-        if self._phase is not Phase.OPEN or not (self._is_buffering() or self.disconnecting):
+        if self._phase is not _OPEN or not (self._is_buffering() or self.disconnecting):
             return
         # The poller calls only when a third of the kernel's buffer is free, which a slow peer may take long for: so
         # what lies there is looked at too.
@@ -404,4 +407,4 @@ class TLSTransport(Wire):
             self._connection.shutdown()
         if IHalfCloseableProtocol.providedBy(self.protocol):
             self.protocol.writeConnectionLost()
-        return ConnectionDone() if self._peer_is_done and self._phase is Phase.OPEN else None
+        return ConnectionDone() if self._peer_is_done and self._phase is _OPEN else None

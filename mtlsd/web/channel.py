@@ -41,6 +41,7 @@ _OURS = frozenset({b"Server", b"Date", b"Connection"})
 class Channel(Protocol):
     """One connection's requests.  Its transport is an :class:`~mtlsd.web.interfaces.IAuthenticatedTransport`."""
 
+    transport: Any
     _log = Logger()
 
     def __init__(self, site: Site) -> None:
@@ -76,12 +77,13 @@ class Channel(Protocol):
 
     def connectionMade(self) -> None:
         """Begin.  Raises :exc:`TypeError` on a transport that cannot say who its peer is: nothing is ever read from it."""
-        if not IAuthenticatedTransport.providedBy(self.transport):
-            self.gate.loseConnection()
-            raise TypeError(f"mtlsd's site serves authenticated clients only, not {self.transport!r}")
+        transport = self.transport
+        if not IAuthenticatedTransport.providedBy(transport):
+            transport.loseConnection()
+            raise TypeError(f"mtlsd's site serves authenticated clients only, not {transport!r}")
         self._is_over = False
         self._peer, self._host = self.gate.getPeer(), self.gate.getHost()
-        cast(Any, self.transport).registerProducer(self, True)
+        self.transport.registerProducer(self, True)
         self._patience.wait(self.site.settings.idle_timeout, self.loseConnection)
 
     def dataReceived(self, data: bytes) -> None:
@@ -155,7 +157,7 @@ class Channel(Protocol):
         """Send a part of an answer."""
         if self._head is not None:
             data, self._head = self._head + data, None
-        cast(Any, self.transport).write(data)
+        self.transport.write(data)
 
     def writeSequence(self, iovec: Any) -> None:
         self.write(b"".join(iovec))
@@ -189,7 +191,7 @@ class Channel(Protocol):
             # It is asked by the transport itself, each time that there is room.
             self.flush()
             self._pulls = True
-            transport = cast(Any, self.transport)
+            transport = self.transport
             transport.unregisterProducer()
             transport.registerProducer(producer, False)
 
@@ -197,7 +199,7 @@ class Channel(Protocol):
         self._producer = None
         if self._pulls:
             self._pulls = False
-            transport = cast(Any, self.transport)
+            transport = self.transport
             transport.unregisterProducer()
             if not self._is_over:
                 transport.registerProducer(self, True)
@@ -221,7 +223,7 @@ class Channel(Protocol):
         self._patience.end()
         self._messages.clear()
         if not self._pulls:
-            cast(Any, self.transport).unregisterProducer()
+            self.transport.unregisterProducer()
         self.gate.loseConnection()
 
     def abortConnection(self) -> None:
@@ -307,7 +309,7 @@ class Channel(Protocol):
             self._pause_reading()
         elif self._is_paused:
             self._is_paused = False
-            cast(Any, self.transport).resumeProducing()
+            self.transport.resumeProducing()
 
     def _begin(self, message: Message) -> bool:
         """The head of a request is there, and it is its turn.  False where it is refused for its head."""
@@ -317,11 +319,11 @@ class Channel(Protocol):
         if site.settings.max_body and (message.length or 0) > site.settings.max_body:
             self.refuse(CONTENT_TOO_LARGE, "request body too large")
             return False
-        request = site.requestFactory(self)
+        request = self._request = site.requestFactory(self)
         request.requestHeaders = message.headers
         request.gotLength(message.length)
-        request.parseCookies()
-        self._request = request
+        if b"Cookie" in message.headers.plain:
+            request.parseCookies()
         if not message.complete:
             self._taken = 0
             if self._expects_continue(message):
@@ -329,7 +331,7 @@ class Channel(Protocol):
                 if self.gate.authorize() is None:
                     self._is_over = True
                     return False
-                cast(Any, self.transport).write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._pace.begin()
         return True
 
@@ -371,7 +373,7 @@ class Channel(Protocol):
     def _pause_reading(self) -> None:
         if not self._is_paused:
             self._is_paused = True
-            cast(Any, self.transport).pauseProducing()
+            self.transport.pauseProducing()
 
     def _head_is_late(self) -> None:
         self.refuse(REQUEST_TIMEOUT, "request head too slow")

@@ -32,16 +32,15 @@ class PlainHeaders(Headers):
 
     __slots__ = ()
 
-    @property
-    def plain(self) -> dict[bytes, list[bytes]]:
-        """The values by name, written as twisted.web writes it: no CR or LF may get in here."""
-        return self._rawHeaders
+    #: The values by name, written as twisted.web writes it: no CR or LF may get in here.  (Another name of the slot, for
+    #: a property would be a call.)
+    plain: dict[bytes, list[bytes]] = Headers._rawHeaders  # type: ignore[misc]
 
 
 def received(pairs: Iterable[tuple[bytes, bytes]], names: HeaderNames) -> PlainHeaders:
     """Return the headers of (name, value) *pairs* in which a parser has found no CR or LF."""
     headers = PlainHeaders()
-    plain = headers._rawHeaders
+    plain = headers.plain
     for spelling, value in pairs:
         name = names[spelling]
         # RFC 9112 5.1: white space around a value is not part of it; llhttp leaves what comes after it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Any, AnyStr, BinaryIO, cast
+from typing import Any, AnyStr, cast
 from urllib.parse import unquote_to_bytes as unquote
 
 from twisted.logger import Logger
@@ -21,7 +21,6 @@ from twisted.web.http import (
     NOT_MODIFIED,
     datetimeToString,
 )
-from twisted.web.http_headers import Headers
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource, _IEncodingResource
 
@@ -45,8 +44,12 @@ class Request(server.Request):
 
     identity: Identity | None = None
     channel: Any
-    # Ours, which has a little more than twisted.web's.
+    # Ours, which have a little more than twisted.web's.  (Declared, not cast: a cast is a call.)
     site: Any
+    transport: Any
+    content: Any
+    requestHeaders: PlainHeaders
+    responseHeaders: PlainHeaders
     _log = Logger()
 
     def __init__(self, channel: Any) -> None:
@@ -56,7 +59,7 @@ class Request(server.Request):
         self.site = channel.site
         self.client = channel.getPeer()
         self.host = channel.getHost()
-        self.requestHeaders = Headers()
+        self.requestHeaders = PlainHeaders()
         self.responseHeaders = PlainHeaders()
         self.received_cookies = {}
         self.cookies = []
@@ -77,17 +80,13 @@ class Request(server.Request):
         else:
             super().gotLength(length)
 
-    def parseCookies(self) -> None:
-        if self.requestHeaders.hasHeader(b"Cookie"):
-            super().parseCookies()
-
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The whole request is there: take apart what it asks for, and answer."""
-        if b"?" in path or self.requestHeaders.hasHeader(b"Content-Type"):
+        if b"?" in path or b"Content-Type" in self.requestHeaders.plain:
             super().requestReceived(command, path, version)
             return
         # No arguments and no form: nothing is left to be taken apart.
-        cast(BinaryIO, self.content).seek(0)
+        self.content.seek(0)
         self.args = {}
         self.method, self.uri, self.path, self.clientproto = command, path, path, version
         self.process()
@@ -97,7 +96,7 @@ class Request(server.Request):
 
         What follows is twisted.web's own, without the two headers that the channel writes at less cost.
         """
-        self.identity = self.gate.authorize()
+        self.identity = self.transport.authorize()
         if self.identity is None:
             return
         if self.path == b"*":
@@ -117,7 +116,7 @@ class Request(server.Request):
     def setHeader(self, name: AnyStr, value: AnyStr) -> None:
         """Set a header of the answer.  Line ends become spaces: twisted.web sees to that where there are any."""
         if type(name) is type(value) is bytes and b"\n" not in value and b"\r" not in value:
-            cast(PlainHeaders, self.responseHeaders).plain[self.site.names[name]] = [value]
+            self.responseHeaders.plain[self.site.names[name]] = [value]
         else:
             super().setHeader(name, value)
 
@@ -140,7 +139,7 @@ class Request(server.Request):
             return
         if not isinstance(body, bytes):
             raise TypeError(f"{resrc!r} rendered {type(body).__name__}, not bytes")
-        self.setHeader(b"Content-Length", b"%d" % len(body))
+        self.responseHeaders.plain[b"Content-Length"] = [b"%d" % len(body)]
         # To HEAD, write() sends the head alone.
         self.write(body)
         self.finish()
@@ -159,11 +158,23 @@ class Request(server.Request):
         if not self.startedWriting and not self._disconnected and not self.finished and self._encoder is None:
             # The head goes out with the end, not before it.
             self._begin_answer(b"")
-        super().finish()
+        unusual = (self.chunked, self.finished, self._disconnected, self._encoder, self.producer)
+        if any(unusual):
+            super().finish()
+            return
+        # The same, for an answer that is complete already.
+        self.finished = 1
+        channel, self.channel = self.channel, None
+        self.site.log(self)
+        channel.requestDone(self)
+        self.content.close()
+        notifications, self.notifications = self.notifications, []
+        for waiting in notifications:
+            waiting.callback(None)
 
     def _begin_answer(self, data: bytes) -> None:
         """Do what twisted.web does at the first write, from its two classes, each header looked at once."""
-        headers = cast(PlainHeaders, self.responseHeaders).plain
+        headers = self.responseHeaders.plain
         code = self.code
         length = headers.get(b"Content-Length")
         default = self.defaultContentType

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web import server
@@ -49,7 +49,7 @@ class Site(server.Site):
         self.deadlines = deadlines
         self.access_log = access_log
         self.names = HeaderNames()
-        self._date_second = -1
+        self._date_since = 0
         self._date_line = b""
 
     def buildProtocol(self, addr: object) -> Channel:  # type: ignore[override]
@@ -57,10 +57,10 @@ class Site(server.Site):
 
     def date_line(self) -> bytes:
         """Return the header line with the date; it is the same for a second."""
-        second = int(time.time())
-        if second != self._date_second:
-            self._date_second = second
-            self._date_line = b"Date: %b\r\n" % datetimeToString(second)
+        now = time.time()
+        if not self._date_since <= now < self._date_since + 1:
+            self._date_since = int(now)
+            self._date_line = b"Date: %b\r\n" % datetimeToString(now)
         return self._date_line
 
     def startFactory(self) -> None:
@@ -71,6 +71,17 @@ class Site(server.Site):
 
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
+
+    def getResourceFor(self, request: Any) -> IResource:
+        """Return the resource for a request: twisted.web's way down the tree, without its detours."""
+        request.sitepath = request.prepath[:]
+        prepath, postpath = request.prepath, request.postpath
+        found: Any = self.resource
+        while postpath and not found.isLeaf:
+            name = postpath.pop(0)
+            prepath.append(name)
+            found = found.getChildWithDefault(name, request)
+        return cast(IResource, found)
 
     def log(self, request: HTTPRequest) -> None:
         """Called for every request that has ended."""
