@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from OpenSSL import SSL, crypto
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
@@ -19,6 +19,7 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IHandshakeListener,
     IProtocol,
+    IPullProducer,
 )
 from twisted.python.failure import Failure
 
@@ -78,13 +79,18 @@ class TLSTransport(Wire):
 
     def doWrite(self) -> Any:
         """Write: the poller says that the descriptor takes something.  Returns why the connection is lost, or ``None``."""
-        if self._phase is Phase.HANDSHAKE:
+        self._begin_to_write()
+        try:
+            if self._phase is _OPEN:
+                return self._write_on()
             self.stopWriting()
-            self._shake_hands()
-            return None
-        if self._phase is not _OPEN:
-            self.stopWriting()
-            return None
+            if self._phase is Phase.HANDSHAKE:
+                self._shake_hands()
+        finally:
+            self._end_to_write()
+        return None
+
+    def _write_on(self) -> Any:
         if self._read_wants_write:
             self._read_wants_write = False
             self._receive()
@@ -95,7 +101,7 @@ class TLSTransport(Wire):
         for _ in range(_PULLS_AT_ONCE - 1):
             if why is not None or not self._wants_to_pull():
                 break
-            why = super().doWrite()
+            cast(IPullProducer, self.producer).resumeProducing()
         if why is None and self._wants_to_pull():
             self.startWriting()
         if self._write_wants_read:
@@ -375,7 +381,7 @@ class TLSTransport(Wire):
 
     def _wait_for_room(self) -> None:
         if self._stalled is None:
-            self._moved = self._farewells.seconds()
+            self._moved, self._untaken = self._farewells.seconds(), self._untaken_by_peer()
             self._stalled = self._farewells.set(self._farewells.write_timeout, self._is_stalled)
         self._maybePauseProducer()
         if self._phase is not Phase.HANDSHAKE:

@@ -32,6 +32,8 @@ class Wire(FileDescriptor):
 
     reactor: Any
     _phase = Phase.HANDSHAKE
+    _wants_to_write = False
+    _is_writing = False
 
     def _is_open(self) -> bool:
         return self._phase is Phase.OPEN
@@ -47,12 +49,27 @@ class Wire(FileDescriptor):
             self.reactor.removeReader(self)
 
     def startWriting(self) -> None:
-        if self._phase not in GONE:
+        self._wants_to_write = True
+        if not self._is_writing and self._phase not in GONE:
             self.reactor.addWriter(self)
 
     def stopWriting(self) -> None:
-        if self._phase not in GONE:
+        self._wants_to_write = False
+        if not self._is_writing and self._phase not in GONE:
             self.reactor.removeWriter(self)
+
+    def _begin_to_write(self) -> None:
+        """The poller calls: until :meth:`_end_to_write`, starting and stopping are only noted.
+
+        A producer that is asked for piece after piece would stop and start, that is two calls of the kernel, at each.
+        """
+        self._is_writing = True
+        self._wants_to_write = True
+
+    def _end_to_write(self) -> None:
+        self._is_writing = False
+        if not self._wants_to_write:
+            self.stopWriting()
 
     # What a subclass knows of its descriptor.
 

@@ -16,6 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES, REQUEST_TIMEOUT, RESPONSES
 from twisted.web.http_headers import Headers
+from twisted.web.static import StaticProducer
 from zope.interface import implementer
 
 from mtlsd.web.interfaces import IAuthenticatedTransport
@@ -33,6 +34,8 @@ SERVER = b"mtlsd"
 _REASONS = {HEAD_TOO_LARGE: b"Request Header Fields Too Large", REQUEST_TIMEOUT: b"Request Timeout"}
 
 
+#: Bytes of a file that are read at a time.
+_FILE_PIECE = 256 * 1024
 #: Headers of an answer that are not the resource's alone.
 _OURS = frozenset({b"Server", b"Date", b"Connection"})
 
@@ -191,6 +194,9 @@ class Channel(Protocol):
             # It is asked by the transport itself, each time that there is room.
             self.flush()
             self._pulls = True
+            if isinstance(producer, StaticProducer):
+                # In pieces of 64 KiB, as it is made, a large file costs a seventh more.
+                producer.bufferSize = _FILE_PIECE
             transport = self.transport
             transport.unregisterProducer()
             transport.registerProducer(producer, False)
