@@ -1,6 +1,7 @@
 # make serve   installs mtlsd in .venv, makes the server's pair unless it is there, and runs it on port 9443
 # make test    the whole suite with trial, and the floors of coverage
 # make check   ruff, the formatter, mypy
+# make fuzz    a minute of dice against the front door in memory, and some thousand short connections
 # make mutate  would the tests notice if a line of mtlsd/policy.py were wrong?
 # make clean   removes what these made, and never anything under certs/
 
@@ -14,7 +15,7 @@ apt := apt-get install git make python3-venv curl openssl
 # A Python that has gone (an upgrade of the system, a folder that was moved) means: install again.
 $(shell $(bin)/python -c '' 2>/dev/null || rm -f $(venv)/.installed-*)
 
-.PHONY: help serve test check format mutate clean tools
+.PHONY: help serve test check fuzz format mutate clean tools
 .DELETE_ON_ERROR:
 
 help: tools
@@ -36,6 +37,10 @@ check: $(venv)/.installed-check
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
+
+fuzz: $(venv)/.installed-test
+	$(bin)/python -m tests.fuzz --seconds 60
+	$(bin)/python benchmarks/soak.py --connections 5000
 
 format: $(venv)/.installed-check
 	$(bin)/ruff check --fix .
