@@ -378,6 +378,26 @@ class ResumptionTests(SynchronousTestCase):
         self.assertEqual(again.request(), b"Hello: alice")
         self.assertFalse(self.resumed(again))
 
+    def test_change_of_the_clients_pair(self) -> None:
+        """A session holds the certificate that it began with: it would outlive the change to another one."""
+        for version in VERSIONS.values():
+            front = FrontDoor()
+            old, new = make_pair("alice"), make_pair("alice")
+            front.authorize(alice=old)
+            session, context = self.session_of(front, old, version)
+            front.authorize(alice=new)
+            front.sink.events.clear()
+            late = Client(front, None, context=context, session=session)
+            late.tls.use_certificate(crypto.load_certificate(crypto.FILETYPE_PEM, new.pem))
+            late.tls.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, new.key_pem))
+            late.pump()
+            self.assertEqual(late.request(), b"")
+            self.assertTrue(self.resumed(late), "not resumed: this test would prove nothing")
+            late.lose()
+            self.assertEqual(front.verdicts(), [("rejected", "unknown-certificate")])
+            self.assertEqual(front.last().fingerprint, old.fingerprint)
+            self.assertEqual(front.connect(new, version=version).request(), b"Hello: alice")
+
 
 class ProtocolTests(SynchronousTestCase):
     """Versions, ciphers and application protocols."""

@@ -139,7 +139,9 @@ class Request(server.Request):
             return
         if not isinstance(body, bytes):
             raise TypeError(f"{resrc!r} rendered {type(body).__name__}, not bytes")
-        self.responseHeaders.plain[b"Content-Length"] = [b"%d" % len(body)]
+        if body or self.method != b"HEAD":
+            # A resource that answers HEAD with nothing says nothing of how long its GET would be, or has said it itself.
+            self.responseHeaders.plain[b"Content-Length"] = [b"%d" % len(body)]
         # To HEAD, write() sends the head alone.
         self.write(body)
         self.finish()
