@@ -1,4 +1,6 @@
-"""Text from strangers, made fit for a terminal or a log line."""
+"""Text from strangers, made fit for a terminal or a log line; and times in words."""
+
+from datetime import timedelta
 
 
 def printable(text: str) -> str:
@@ -18,3 +20,12 @@ def printable(text: str) -> str:
 def shortened(text: str, width: int) -> str:
     """Cut printable *text* to *width* characters, with an ellipsis where something is missing."""
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def days_left(left: timedelta) -> str:
+    """Return the time until an end, not negative, in words of days: ``1 day left``, ``1,200 days left``.
+
+    A day that has begun counts: what was made for a year just now has 365 days left.
+    """
+    days = max(1, -(-left // timedelta(days=1)))
+    return f"{days:,} day{'s' if days > 1 else ''} left"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mtlsd.text import printable, shortened
+from mtlsd.text import days_left, printable, shortened
 
 
 class PrintableTests(SynchronousTestCase):
@@ -52,3 +54,16 @@ class ShortenedTests(SynchronousTestCase):
         """A long subject would break the table; without an ellipsis nobody would see that something is missing."""
         self.assertEqual(shortened("alice and bob", 6), "alice…")
         self.assertEqual(len(shortened("x" * 99, 20)), 20)
+
+
+class DaysLeftTests(SynchronousTestCase):
+    def test_a_day_that_has_begun_counts(self) -> None:
+        """A certificate that was made for a year a minute ago would have 364 days."""
+        for left, words in (
+            (timedelta(0), "1 day left"),
+            (timedelta(days=1), "1 day left"),
+            (timedelta(days=1, seconds=1), "2 days left"),
+            (timedelta(days=365, minutes=-1), "365 days left"),
+            (timedelta(days=1200), "1,200 days left"),
+        ):
+            self.assertEqual(days_left(left), words)

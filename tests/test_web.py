@@ -360,6 +360,12 @@ class HomeTests(SiteTestCase):
         for words in ("(empty)", "unknown", "resumed"):
             self.assertIn(words, text)
 
+    def test_a_host_s_name(self) -> None:
+        """The name of a host is wider than a phone, and would break anywhere."""
+        page = self.page(replace(ALICE, client="build.example.org"))
+        self.assertIn("build.<wbr></wbr>example.<wbr></wbr>org", page)
+        self.assertIn("knows you as build.example.org", self.text(page))
+
     def test_the_end_stands_out(self) -> None:
         """A person would be surprised by the end of their certificate."""
         self.assertNotIn('class="left soon"', self.page(ALICE))
@@ -370,7 +376,10 @@ class HomeTests(SiteTestCase):
         """The words would not match the time."""
         for left, words in (
             (timedelta(days=1200), "1,200 days left"),
-            (timedelta(days=2, hours=-1), "1 day left"),
+            (timedelta(days=365), "365 days left"),
+            (timedelta(days=365, seconds=-5), "365 days left"),
+            (timedelta(days=2, hours=-1), "2 days left"),
+            (timedelta(days=1), "1 day left"),
             (timedelta(hours=23), "Less than a day left"),
             (timedelta(0), "Less than a day left"),
             (timedelta(seconds=-1), "Ended; let in for a period of grace"),

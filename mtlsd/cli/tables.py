@@ -11,7 +11,7 @@ from mtlsd.explain import Explanation
 from mtlsd.identity import GRANT_DIGITS, LOOKUP_DIGITS
 from mtlsd.policy import Reason
 from mtlsd.registry.records import Authorization, Tombstone
-from mtlsd.text import printable, shortened
+from mtlsd.text import days_left, printable, shortened
 
 SOON = timedelta(days=30)
 _GAP = "  "
@@ -114,6 +114,4 @@ def _expiry(ends: datetime, now: datetime, *, words: bool) -> str:
         return f"{day} EXPIRED" if words else "EXPIRED"
     if not words or left >= SOON:
         return day
-    # A day that has begun counts: what was made for three days just now has three days left.
-    count = -(-left // timedelta(days=1)) or 1
-    return f"{day} ({count} day{'s' if count > 1 else ''} left)"
+    return f"{day} ({days_left(left)})"

@@ -16,7 +16,7 @@ from twisted.web.iweb import IRequest, ITemplateLoader
 from twisted.web.template import Element, Flattenable, Tag, XMLString, flattenString, renderer, tags
 
 from mtlsd.identity import Certificate, Identity
-from mtlsd.text import printable
+from mtlsd.text import days_left, printable
 
 #: With this much left, or less, the end of a certificate stands out.
 _SOON = timedelta(days=14)
@@ -60,6 +60,7 @@ class _Page(Element):
         return tags.transparent(loaded).fillSlots(
             style=self._style,
             client=peer.client,
+            name=_breakable(peer.client),
             length="long" if len(peer.client) > _LONG_NAME else "short",
             subject=printable(peer.certificate.subject) or "(empty)",
             key=peer.certificate.key.label,
@@ -101,7 +102,7 @@ def time_left(left: timedelta) -> str:
         return "Ended; let in for a period of grace"
     if left < timedelta(days=1):
         return "Less than a day left"
-    return "1 day left" if left.days == 1 else f"{left.days:,} days left"
+    return days_left(left)
 
 
 def percent_left(certificate: Certificate, now: datetime) -> int:
@@ -118,6 +119,12 @@ def _bar(percent: int, soon: bool) -> Flattenable:
     svg = Tag("svg", attributes={"viewBox": "0 0 100 1", "preserveAspectRatio": "none", "aria-hidden": "true"})
     svg.attributes["class"] = "life soon" if soon else "life"
     return svg(Tag("rect", attributes={"width": str(percent), "height": "1"})())
+
+
+def _breakable(name: str) -> Flattenable:
+    """Return *name* with places to break a line at: a host's name is wider than a phone."""
+    first, *rest = name.split(".")
+    return [first, [(".", tags.wbr(), part) for part in rest]]
 
 
 def _date(moment: datetime) -> Flattenable:
