@@ -144,7 +144,15 @@ def key_lines() -> list[str]:
 class CommandTests(SynchronousTestCase):
     def test_only_verbs_and_options_that_exist(self) -> None:
         """A page that tells people to type what does not exist."""
-        for name in ("README.md", "certs/README.md", "docs/browsers.md", "docs/events.md", "docs/running.md", "docs/systemd.md", "CONTRIBUTING.md"):
+        for name in (
+            "README.md",
+            "certs/README.md",
+            "docs/browsers.md",
+            "docs/events.md",
+            "docs/running.md",
+            "docs/systemd.md",
+            "CONTRIBUTING.md",
+        ):
             for found in re.finditer(r"(?<!twistd )\bmtlsd (authorize|clients|explain|init|new|revoke)\b([^`\n]*)", page(name)):
                 options = {option for parameter in command.commands[found[1]].params for option in parameter.opts}
                 for option in re.findall(r"(?<!\S)--[a-z-]+", found[2]):
