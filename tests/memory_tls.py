@@ -107,7 +107,7 @@ class Wire(TLSTransport):
         #: Whether the peer was told that nothing more comes.
         self.finished = False
         self.peer_hung_up = False
-        self.untaken = 0
+        self.untaken = self.unread = 0
         self._peer = peer
         super().__init__(self.bios, protocol, front.turns, front.farewells)
         self.startReading()
@@ -147,6 +147,9 @@ class Wire(TLSTransport):
 
     def _untaken_by_peer(self) -> int:
         return self.untaken
+
+    def _unread_by_us(self) -> int:
+        return self.unread
 
     def _close_wire(self, *, orderly: bool) -> None:
         if self.closed is None:

@@ -41,7 +41,7 @@ class Gate(StringTransport):
     connection_id = "c0ffee-1"
     peer = ("192.0.2.7", 50514)
     protocol: Channel
-    aborted = False
+    aborted = hung_up = False
 
     def __init__(self, identity: Identity | None = ALICE, *, cuts_at_once: bool = True) -> None:
         super().__init__(peerAddress=IPv4Address("TCP", *self.peer), lenient=True)
@@ -54,6 +54,10 @@ class Gate(StringTransport):
         if self.identity is None:
             self.abortConnection()
         return self.identity
+
+    def hang_up(self) -> None:
+        self.hung_up = True
+        self.loseConnection()
 
     def abortConnection(self) -> None:
         self.aborted = self.disconnecting = True

@@ -201,6 +201,7 @@ class CloseTests(ChannelTestCase):
         self.send(ask("/echo", "GET", "Connection: close"))
         self.assertEqual(Answer(self.gate.taken()).headers["connection"], "close")
         self.assertTrue(self.gate.disconnecting)
+        self.assertTrue(self.gate.hung_up)
         self.assertEqual(len(self.front.deadlines), 0)
 
     def test_asked_while_it_closes(self) -> None:
@@ -215,6 +216,8 @@ class CloseTests(ChannelTestCase):
         self.send(ask("/last"))
         self.assertEqual(Answer(self.gate.taken()).headers["connection"], "close")
         self.assertTrue(self.gate.disconnecting)
+        # It may be about to ask again: nobody has asked it.
+        self.assertFalse(self.gate.hung_up)
 
     def test_http_1_0_kept_alive(self) -> None:
         """ab and other old clients would make a connection for each request, or wait for the end of an answer."""

@@ -62,6 +62,20 @@ class FarewellTests(TransportTestCase):
         self.assertEqual((self.served.lost, self.wire.closed), (True, "orderly"))
         self.assertEqual((len(self.front.farewells), len(self.front.deadlines)), (0, 0))
 
+    def test_peer_that_sends_nothing_more(self) -> None:
+        """Each connection whose client has asked for its end would wait for a peer that has nothing to say."""
+        self.stubborn()
+        self.client.gate.hang_up()
+        self.assertEqual((self.wire.closed, self.served.lost, len(self.front.farewells)), ("orderly", True, 0))
+        self.assertEqual(len(self.front.door.live), 0)
+
+    def test_peer_that_sends_more_all_the_same(self) -> None:
+        """To close with unread bytes is to reset: the last answer could be lost on its way."""
+        self.stubborn()
+        self.wire.unread = 1
+        self.client.gate.hang_up()
+        self.assertEqual((self.wire.closed, self.wire.finished, len(self.front.farewells)), (None, True, 1))
+
     def test_peer_stays(self) -> None:
         """A client that withholds its own end would keep the connection for ever."""
         self.stubborn()

@@ -6,9 +6,9 @@ Pure values.  One event is one JSON object on one line; the keys are a contract 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from mtlsd.identity import Certificate, Tls
 
@@ -31,8 +31,7 @@ class Kind(StrEnum):
     REVOKED_CLIENT = "revoked-client"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One line of the audit log or of the ledger.
 
     ``time`` is aware.  ``client`` is the authorized name or ``None``; ``fingerprint``, ``subject`` and ``not_after``
@@ -115,7 +114,9 @@ def tls_as_dict(tls: Tls) -> dict[str, object]:
 
 def rfc3339(time: datetime) -> str:
     """Return an aware time in UTC with milliseconds, as RFC 3339 has it."""
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if time.tzinfo is not UTC:
+        time = time.astimezone(UTC)
+    return time.isoformat(timespec="milliseconds")[: -len("+00:00")] + "Z"
 
 
 def endpoint(address: str, port: int) -> str:

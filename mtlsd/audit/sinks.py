@@ -133,9 +133,12 @@ class LogSink:
         self._log = log or Logger()
 
     def write(self, event: Event) -> None:
-        # The sentence goes in as a value: a brace in a subject is not a format.
+        # A brace in a subject is not a format.  (As a value of the format "{verdict}" the sentence would cost twice as much.)
+        words = event.in_words()
+        if "{" in words or "}" in words:
+            words = words.replace("{", "{{").replace("}", "}}")
         emit = self._log.info if event.event is Kind.ACCEPTED else self._log.warn
-        emit("{verdict}", verdict=event.in_words(), event=event)
+        emit(words, event=event)
 
 
 @implementer(IAuditSink)

@@ -168,6 +168,10 @@ class Gate(Protocol):
     def loseConnection(self) -> None:
         self.transport.loseConnection()
 
+    def hang_up(self) -> None:
+        """Close, to a client that has said that it sends nothing more."""
+        self.transport.hang_up()
+
     def abortConnection(self) -> None:
         """Close at once, dropping what waits to be sent."""
         self.transport.abortConnection()

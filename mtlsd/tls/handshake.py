@@ -16,6 +16,7 @@ from mtlsd.identity import Certificate, Tls, fingerprint_of, key_of
 from mtlsd.policy import LIMITS, Allowed, Decision, Denied, Limits, Reason, decide
 from mtlsd.registry.interfaces import IRegistry
 from mtlsd.registry.records import Authorization
+from mtlsd.tls.connection import same
 from mtlsd.tls.reasons import reason_of
 
 #: Bytes of a stranger's subject, past which only the fingerprint is logged: taking apart 16 KiB of names takes 20 ms.
@@ -39,6 +40,7 @@ class Handshake:
         self._now = now
         self._limits = limits
         self._judged: Decision | None = None
+        self._shown: crypto.X509 | None = None
         self._completed = False
         # What the predicate said last, where it was yes.
         self._allowed: Allowed | None = None
@@ -69,16 +71,20 @@ class Handshake:
             self._judged = Denied(Reason.TOO_LARGE)
         if depth == 0 and self._judged is None:
             self._judged = self._judge(certificate)
+            self._shown = certificate
         return not isinstance(self._judged, Denied)
 
     def complete(self) -> Decision:
         """Decide when the handshake has completed: the peer has proven its key.  Nobody is let in before this."""
         certificate = self._connection.get_peer_certificate()
-        resumed = self._judged is None
+        shown, self._shown = self._shown, None
         self._completed = True
-        self.tls = self.negotiated(resumed)
+        self.tls = self.negotiated(resumed=self._judged is None)
         if certificate is None:
             return Denied(Reason.NO_CERTIFICATE)
+        if shown is not None and same(shown, certificate):
+            # What the callback has read is not read again: it is what has just been proven.
+            return self.decide()
         self._judged = self._judge(certificate)
         return self._judged
 

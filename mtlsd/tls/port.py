@@ -7,6 +7,7 @@ import fcntl
 import socket
 import struct
 import termios
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.internet import tcp
@@ -18,6 +19,8 @@ from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.transport import TLSTransport
 
 _RESET = struct.pack("ii", 1, 0)
+_INT = struct.Struct("i")
+_ZERO = _INT.pack(0)
 _DISCARDED = 65_536
 
 
@@ -33,6 +36,7 @@ class SocketTransport(TLSTransport):
         self._client = client
         self._number = number
         self._address_type = port._addressType
+        self._host = port.host
         self.fileno = sock.fileno  # type: ignore[method-assign]
         super().__init__(port.creator.connection(sock), protocol, reactor, port.farewells)
         self.startReading()
@@ -43,7 +47,9 @@ class SocketTransport(TLSTransport):
     # ITCPTransport.
 
     def getHost(self) -> Any:
-        return self._address_type("TCP", *self._wire().getsockname())
+        if self._host is None:
+            self._host = self._address_type("TCP", *self._wire().getsockname())
+        return self._host
 
     def getPeer(self) -> Any:
         return self._address_type("TCP", *self._client)
@@ -76,7 +82,13 @@ class SocketTransport(TLSTransport):
             self._wire().shutdown(socket.SHUT_WR)
 
     def _untaken_by_peer(self) -> int:
-        held: int = struct.unpack("i", fcntl.ioctl(self._wire(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+        return self._held(termios.TIOCOUTQ)
+
+    def _unread_by_us(self) -> int:
+        return self._held(termios.FIONREAD)
+
+    def _held(self, queue: int) -> int:
+        held: int = _INT.unpack(fcntl.ioctl(self._wire(), queue, _ZERO))[0]
         return held
 
     def _close_wire(self, *, orderly: bool) -> None:
@@ -103,6 +115,8 @@ class Port(tcp.Port):
         super().__init__(*args, **kwargs)
         self.creator: ConnectionCreator
         self.farewells: Farewells
+        #: The one address that all connections come to, where it is one.
+        self.host: Any = None
 
     @classmethod
     def adopt(
@@ -118,6 +132,8 @@ class Port(tcp.Port):
         port.creator = creator
         port.farewells = farewells
         port.startListening()
+        if not ip_address(listening.getsockname()[0].partition("%")[0]).is_unspecified:
+            port.host = port.getHost()
         return port
 
     def transport(  # type: ignore[override]

@@ -30,6 +30,8 @@ from mtlsd.tls.wire import GONE, Phase, Wire
 
 # To look an enumeration's member up is dearer than all else that is done for a record.
 _OPEN = Phase.OPEN
+#: As twisted.internet.protocol.connectionDone: making one anew for each connection is dear.
+_DONE = Failure(ConnectionDone())
 #: Full records that are read in one go before others get their turn.
 _RECORDS_AT_ONCE = 8
 #: Pieces that are asked of a pull producer in one go before others get their turn.
@@ -55,6 +57,7 @@ class TLSTransport(Wire):
         self._farewells = farewells
         self._paused = False
         self._peer_is_done = False
+        self._peer_is_silent = False
         self._read_wants_write = False
         self._write_wants_read = False
         self._broken: Exception | None = None
@@ -75,7 +78,7 @@ class TLSTransport(Wire):
         elif self._phase is Phase.HANDSHAKE:
             self._shake_hands()
         elif self._phase is Phase.FAREWELL and self._wire_is_at_its_end():
-            self.connectionLost(Failure(ConnectionDone()))
+            self.connectionLost(_DONE)
 
     def doWrite(self) -> Any:
         """Write: the poller says that the descriptor takes something.  Returns why the connection is lost, or ``None``."""
@@ -195,6 +198,14 @@ class TLSTransport(Wire):
             self.stopReading()
             self.startWriting()
 
+    def hang_up(self) -> None:
+        """Close when all is sent, as :meth:`loseConnection`, without the wait: the peer has said that it sends nothing more.
+
+        Where it has sent something all the same, the wait is for its own good, and takes place.
+        """
+        self._peer_is_silent = True
+        self.loseConnection()
+
     def loseWriteConnection(self) -> None:
         """Send close_notify when all is sent, and go on reading (RFC 8446 6.1)."""
         if self._may_write():
@@ -301,7 +312,7 @@ class TLSTransport(Wire):
             self.stopReading()
             self.protocol.readConnectionLost()
             if self._writeDisconnected and self._phase is _OPEN:
-                self.connectionLost(Failure(ConnectionDone()))
+                self.connectionLost(_DONE)
         elif self._is_buffering():
             self.loseConnection()
         else:
@@ -328,11 +339,15 @@ class TLSTransport(Wire):
         except SSL.Error:
             # There is nobody left to say it to.
             self._peer_is_done = True
-        if self._peer_is_done:
-            self.connectionLost(Failure(ConnectionDone()))
+        if self._peer_is_done or (self._peer_is_silent and self._nothing_is_left()):
+            self.connectionLost(_DONE)
             return
         self._enter_farewell()
         self._end_of_writing()
+
+    def _nothing_is_left(self) -> bool:
+        """Tell whether a close now is no reset.  What is there already can only be the peer's own close_notify."""
+        return self._wire_is_at_its_end() or not self._unread_by_us()
 
     def _enter_farewell(self) -> None:
         self._phase = Phase.FAREWELL

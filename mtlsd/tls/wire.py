@@ -28,7 +28,7 @@ GONE = (Phase.ABORTED, Phase.LOST)
 
 
 class Wire(FileDescriptor):
-    """A descriptor and its phase.  The five methods at its end are for whoever knows what kind of descriptor it is."""
+    """A descriptor and its phase.  The six methods at its end are for whoever knows what kind of descriptor it is."""
 
     reactor: Any
     _phase = Phase.HANDSHAKE
@@ -83,6 +83,10 @@ class Wire(FileDescriptor):
 
     def _untaken_by_peer(self) -> int:
         """Return the bytes in the kernel that the peer's TCP has not taken."""
+        raise NotImplementedError
+
+    def _unread_by_us(self) -> int:
+        """Return the bytes that have come from the peer and are not read: closing on these would be a reset."""
         raise NotImplementedError
 
     def _close_wire(self, *, orderly: bool) -> None:

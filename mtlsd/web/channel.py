@@ -7,7 +7,7 @@ affair.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.interfaces import IPushProducer
@@ -59,6 +59,8 @@ class Channel(Protocol):
         # The request whose body comes in, or that is being answered; which of the two, ``_is_handling`` tells.
         self._request: Any = None
         self._is_handling = False
+        # By the client, which then sends nothing more (RFC 9112 9.6).
+        self._is_asked_to_close = False
         self._refusal: Refusal | None = None
         self._is_advancing = False
         # The transport's buffer is full.
@@ -178,7 +180,7 @@ class Channel(Protocol):
         self._request = None
         self._is_handling = False
         if not self.persistent:
-            self.loseConnection()
+            self._close(self.gate.hang_up if self._is_asked_to_close else self.gate.loseConnection)
         else:
             self._advance()
 
@@ -222,15 +224,17 @@ class Channel(Protocol):
 
     def loseConnection(self) -> None:
         """Close, when what was written has been taken."""
-        if self._is_over:
-            return
+        if not self._is_over:
+            self._close(self.gate.loseConnection)
+
+    def _close(self, close: Callable[[], None]) -> None:
         self.flush()
         self._is_over = True
         self._patience.end()
         self._messages.clear()
         if not self._pulls:
             self.transport.unregisterProducer()
-        self.gate.loseConnection()
+        close()
 
     def abortConnection(self) -> None:
         """Close at once."""
@@ -322,6 +326,7 @@ class Channel(Protocol):
         self._patience.rest()
         site = self.site
         self.persistent = message.keep_alive and not self._finishing
+        self._is_asked_to_close = not message.keep_alive and not self._parser.upgraded
         if site.settings.max_body and (message.length or 0) > site.settings.max_body:
             self.refuse(CONTENT_TOO_LARGE, "request body too large")
             return False

@@ -21,5 +21,8 @@ class IAuthenticatedTransport(ITransport):
     def authorize() -> Identity | None:
         """Ask the live registry again.  ``None``: no longer authorized, and the connection has been cut."""
 
+    def hang_up() -> None:
+        """Close when all is sent, as ``loseConnection``, to a client that has said that it sends nothing more."""
+
     def abortConnection() -> None:
         """Close at once, dropping what waits to be sent.  ``connectionLost`` may be called before this returns."""
