@@ -20,7 +20,8 @@ from twisted.web.static import StaticProducer
 from zope.interface import implementer
 
 from mtlsd.web.interfaces import IAuthenticatedTransport
-from mtlsd.web.parser import BAD_REQUEST, CONTENT_TOO_LARGE, HEAD_TOO_LARGE, Message, Refusal, RequestParser
+from mtlsd.web.message import Message
+from mtlsd.web.parser import BAD_REQUEST, CONTENT_TOO_LARGE, HEAD_TOO_LARGE, Refusal, RequestParser
 from mtlsd.web.patience import BodyPace, Patience
 from mtlsd.web.request import Request
 
@@ -52,7 +53,7 @@ class Channel(Protocol):
         self.factory = site
         #: Whether another request may follow on this connection.
         self.persistent = True
-        self._parser = RequestParser(site.settings.max_head, site.names)
+        self._parser = RequestParser(site.settings.max_head, site.names, site.heads)
         self._messages = self._parser.messages
         self._patience = Patience(site.deadlines)
         self._pace = BodyPace(self._patience, site.settings.body_timeout, site.settings.min_rate, self._body_is_late)

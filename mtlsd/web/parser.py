@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from typing import Any
 
 import httptools
 
 from mtlsd.web.headers import HeaderNames, PlainHeaders, received
+from mtlsd.web.heads import KnownHeads
+from mtlsd.web.message import Message
 
 #: Headers of one request.
 MOST_HEADERS = 500
@@ -43,36 +46,18 @@ class Refusal(Exception):
         self.text = text
 
 
-class Message:
-    """A request as it comes in.
-
-    ``length`` is the Content-Length, ``None`` where the body is chunked.  ``pieces`` are those of the body that nobody
-    has taken yet.  ``keep_alive`` tells whether the client wants to go on with the connection.
-    """
-
-    __slots__ = ("complete", "headers", "keep_alive", "length", "method", "pieces", "target", "version")
-
-    def __init__(
-        self, method: bytes, target: bytes, version: bytes, headers: PlainHeaders, length: int | None, keep_alive: bool
-    ) -> None:
-        self.method = method
-        self.target = target
-        self.version = version
-        self.headers = headers
-        self.length = length
-        self.keep_alive = keep_alive
-        self.pieces: list[bytes] = []
-        self.complete = False
-
-
 class RequestParser:
     """The requests of one connection.  After a :class:`Refusal` it reads nothing any more."""
 
-    def __init__(self, max_head: int, names: HeaderNames) -> None:
-        """*max_head* is the bytes that the request line and the headers may have together."""
+    def __init__(self, max_head: int, names: HeaderNames, known: KnownHeads) -> None:
+        """*max_head* is the bytes that the request line and the headers may have together.
+
+        *names* and *known* belong to all parsers that have the same *max_head*.
+        """
         self._max_head = max_head
         self._names = names
-        self._parser = httptools.HttpRequestParser(self)
+        self._known = known
+        self._parser: Any = None
         self._target = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._good_host: bytes | None = None
@@ -80,6 +65,10 @@ class RequestParser:
         self._piece = 0
         self._past_head = False
         self._ended = False
+        # Whether the next byte begins a request: where it is a refusal's, it never does again.
+        self._is_between = True
+        # Whether the last request that has begun is complete.
+        self._is_at_end = True
         self._refusal: Refusal | None = None
         #: The requests that have come in, whole but for the last one.
         self.messages: deque[Message] = deque()
@@ -92,7 +81,25 @@ class RequestParser:
         """Read *data*.  Raises :class:`Refusal`; what was complete before is in ``messages`` all the same."""
         if self.upgraded:
             return
+        if not self._is_between:
+            self._read(data)
+            return
+        known = self._known.again(data)
+        if known is not None:
+            self.messages.append(known)
+            return
+        before = len(self.messages)
+        if self._read(data) and len(self.messages) - before == 1 and data.endswith(b"\r\n\r\n"):
+            message = self.messages[-1]
+            if message.length == 0 and message.keep_alive:
+                self._known.keep(data, message)
+
+    def _read(self, data: bytes) -> bool:
+        """Have llhttp read *data*.  Returns whether the next byte begins a request."""
+        if self._parser is None:
+            self._parser = httptools.HttpRequestParser(self)
         begun = self.in_head
+        self._is_between = False
         self._ended = False
         self._piece = len(data)
         try:
@@ -113,11 +120,14 @@ class RequestParser:
                 self._waiting += len(data)
             if self._waiting > self._max_head or len(self._headers) > MOST_HEADERS:
                 raise Refusal(HEAD_TOO_LARGE, "request head too large")
+        self._is_between = self._is_at_end
+        return self._is_between
 
     # Called by llhttp.
 
     def on_message_begin(self) -> None:
         self.in_head = True
+        self._is_at_end = False
         self._waiting = 0
 
     def on_url(self, url: bytes) -> None:
@@ -144,7 +154,7 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         self._past_head = False
-        self._ended = True
+        self._ended = self._is_at_end = True
         self._headers = []
         self.messages[-1].complete = True
 

@@ -21,6 +21,7 @@ from mtlsd.settings import Settings
 from mtlsd.web.accesslog import AccessLog
 from mtlsd.web.channel import Channel
 from mtlsd.web.headers import HeaderNames
+from mtlsd.web.heads import KnownHeads
 from mtlsd.web.pages import HomePage
 from mtlsd.web.request import Request, identity
 
@@ -49,6 +50,7 @@ class Site(server.Site):
         self.deadlines = deadlines
         self.access_log = access_log
         self.names = HeaderNames()
+        self.heads = KnownHeads()
         self._date_since = 0
         self._date_line = b""
 

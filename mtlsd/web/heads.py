@@ -1,0 +1,48 @@
+"""Requests that have come before, by their bytes: what is asked again need not be taken apart again.
+
+Machines ask the same thing in the same words, and to read them costs as much as to answer.  What a parser makes of
+bytes that begin where a request may begin depends on nothing but those bytes, so the outcome can be kept.
+"""
+
+from __future__ import annotations
+
+from mtlsd.web.headers import PlainHeaders
+from mtlsd.web.message import Message
+
+#: Requests that are kept, and bytes of the longest.
+_MOST, _LONGEST = 512, 1024
+#: Whoever asks with somebody else's secrets must not learn from the time it takes that they are right.
+_SECRETS = (b"Authorization", b"Proxy-Authorization", b"Cookie")
+
+
+class KnownHeads:
+    """The requests without a body, one to a piece, that any client of a site has sent."""
+
+    def __init__(self) -> None:
+        self._messages: dict[bytes, Message] = {}
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def again(self, data: bytes) -> Message | None:
+        """Return the request that *data* is, with headers of its own; ``None`` where it is not known."""
+        known = self._messages.get(data)
+        return None if known is None else _copy(known)
+
+    def keep(self, data: bytes, message: Message) -> None:
+        """Remember that *data*, the whole of it and no more, is *message*.  What is long, or has a secret, is not kept."""
+        plain = message.headers.plain
+        if len(data) > _LONGEST or any(name in plain for name in _SECRETS):
+            return
+        if len(self._messages) >= _MOST:
+            self._messages.clear()
+        self._messages[data] = _copy(message)
+
+
+def _copy(message: Message) -> Message:
+    headers = PlainHeaders()
+    # A resource may do with its request's headers as it likes.
+    headers.plain.update({name: values.copy() for name, values in message.headers.plain.items()})
+    copy = Message(message.method, message.target, message.version, headers, message.length, message.keep_alive)
+    copy.complete = True
+    return copy
