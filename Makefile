@@ -3,6 +3,7 @@
 # make check   ruff, the formatter, mypy
 # make fuzz    a minute of dice against the front door in memory, and some thousand short connections
 # make mutate  would the tests notice if a line of mtlsd/policy.py were wrong?
+# make bench   mtlsd beside other servers, and by the number of clients: tables, and the plots in docs/ (an hour)
 # make clean   removes what these made, and never anything under certs/
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ apt := apt-get install git make python3-venv curl openssl
 # A Python that has gone (an upgrade of the system, a folder that was moved) means: install again.
 $(shell $(bin)/python -c '' 2>/dev/null || rm -f $(venv)/.installed-*)
 
-.PHONY: help serve test check fuzz format mutate clean tools
+.PHONY: help serve test check fuzz format mutate bench clean tools
 .DELETE_ON_ERROR:
 
 help: tools
@@ -42,6 +43,13 @@ fuzz: $(venv)/.installed-test
 	$(bin)/python -m tests.fuzz --seconds 60
 	$(bin)/python benchmarks/soak.py --connections 5000
 
+# Servers that are not there (nginx: apt-get install nginx) are left out; the load client wants gcc and libssl-dev.
+bench: $(venv)/.installed-serve $(venv)/peers/.installed
+	$(bin)/python benchmarks/side_by_side.py --out $(venv)/servers.json
+	$(bin)/python benchmarks/pauses.py
+	$(bin)/python benchmarks/scale.py --out $(venv)/clients.json
+	$(venv)/peers/bin/python benchmarks/plot.py --servers $(venv)/servers.json --clients $(venv)/clients.json --into docs
+
 format: $(venv)/.installed-check
 	$(bin)/ruff check --fix .
 	$(bin)/ruff format .
@@ -64,6 +72,11 @@ clean:
 $(venv)/.installed-%: setup.cfg pyproject.toml | tools
 	$(PYTHON) -m venv $(venv)
 	$(bin)/pip install --quiet --disable-pip-version-check --editable '.$(if $(filter-out serve,$*),[$*])'
+	@touch $@
+
+$(venv)/peers/.installed: benchmarks/requirements.txt | tools
+	$(PYTHON) -m venv $(venv)/peers
+	$(venv)/peers/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
 	@touch $@
 
 .PRECIOUS: $(venv)/.installed-%

@@ -294,6 +294,8 @@ def _granian(place: Place) -> Start:
                 str(place.port),
             ),
             *("--workers", "1", "--runtime-threads", "1", "--http", "1", "--loop", "uvloop", "--no-ws", "--backlog", "1024", log),
+            # As many connections as the others take; else it takes no more than its backlog is long.
+            *("--backpressure", "16384"),
             *("--ssl-certificate", str(place.server.cert), "--ssl-keyfile", str(place.server.key)),
             *("--ssl-ca", str(place.client.cert), "--ssl-client-verify", "frameworks:rsgi"),
         ],

@@ -1,12 +1,13 @@
 """What the number of authorized certificates costs: start, memory, a handshake, and the delay of a change.
 
-.venv/bin/python benchmarks/scale.py [--sizes 1,1000,100000] [--handshakes 300] [--rounds 5]
+.venv/bin/python benchmarks/scale.py [--sizes 1,1000,100000] [--handshakes 300] [--rounds 5] [--out FILE]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -198,8 +199,10 @@ def main() -> None:
     parser.add_argument("--sizes", default="1,1000,100000")
     parser.add_argument("--handshakes", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="file for the figures, in JSON")
     arguments = parser.parse_args()
     print("clients  start s  memory MiB (after)  handshake ms CPU  authorize ms  rm to cut ms  tombstone to cut ms")
+    figures = []
     for size in map(int, arguments.sizes.split(",")):
         folder = Path(tempfile.mkdtemp())
         try:
@@ -218,6 +221,7 @@ def main() -> None:
                 medians = [
                     statistics.median(column) * 1000 for column in zip(*delays(server, folder, arguments.rounds), strict=True)
                 ]
+                figures.append({"clients": size, "start": server.start, "memory": memory, "handshake": each, "delays": medians})
                 print(
                     f"{size:7,}  {server.start:7.2f}  {memory:10.1f} ({server.memory():.1f})  {each:16.2f}"
                     f"  {medians[0]:12.0f}  {medians[1]:12.0f}  {medians[2]:19.0f}",
@@ -227,6 +231,8 @@ def main() -> None:
                 server.stop()
         finally:
             shutil.rmtree(folder)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(figures))
 
 
 if __name__ == "__main__":

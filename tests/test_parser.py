@@ -290,7 +290,7 @@ class KnownTests(SynchronousTestCase):
         """What a resource writes into one request's headers would be in the next client's."""
         for _ in range(3):
             self.parser.feed(ask("/", "GET", "X-One: 1"))
-            headers = self.parser.messages.popleft().headers
+            headers = self.parser.messages.pop(0).headers
             self.assertEqual(headers.getRawHeaders(b"X-One"), [b"1"])
             self.assertFalse(headers.hasHeader(b"X-Role"))
             headers.addRawHeader(b"X-One", b"2")

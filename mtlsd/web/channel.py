@@ -286,7 +286,7 @@ class Channel(Protocol):
         try:
             while messages and not self._is_handling and not self._is_blocked and not self._is_over:
                 if (self._request is not None or self._begin(messages[0])) and self._take_body(messages[0]):
-                    self._handle(messages.popleft())
+                    self._handle(messages.pop(0))
                 elif self._request is not None:
                     break
         except Exception:
