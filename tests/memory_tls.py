@@ -139,17 +139,14 @@ class Wire(TLSTransport):
     def getPeer(self) -> IPv4Address:
         return self._peer
 
-    def _wire_is_at_its_end(self) -> bool:
-        return self.peer_hung_up
+    def _discard(self) -> int | None:
+        return None if self.peer_hung_up else self.unread
 
     def _end_of_writing(self) -> None:
         self.finished = True
 
     def _untaken_by_peer(self) -> int:
         return self.untaken
-
-    def _unread_by_us(self) -> int:
-        return self.unread
 
     def _close_wire(self, *, orderly: bool) -> None:
         if self.closed is None:

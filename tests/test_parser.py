@@ -333,12 +333,24 @@ class KnownTests(SynchronousTestCase):
         self.parser.feed(data)
         self.assertEqual(len(self.parser.messages), 2)
 
+    def test_after_the_last(self) -> None:
+        """What follows a request that asks for the close would be answered where it has come before, and only there."""
+        data = ask("/", "GET", "Connection: close")
+        for _ in range(2):
+            parser = self.another()
+            parser.feed(data)
+            with contextlib.suppress(Refusal):
+                parser.feed(ask("/"))
+            (message,) = parser.messages
+            self.assertEqual((message.complete, message.keep_alive), (True, False))
+        self.assertEqual(len(self.known), 1)
+
     def test_what_is_not_kept(self) -> None:
         """A body would be missing the second time; and how long an answer takes would tell that a guessed secret is right."""
         for data in (
             ask("/", "POST", "Content-Length: 1") + b"x",
             ask("/", "POST", "Content-Length: 1"),
-            ask("/", "GET", "Connection: close"),
+            ask("/", "GET", "Connection: upgrade", "Upgrade: x"),
             ask("/", "GET", "Authorization: Basic eDp5"),
             ask("/", "GET", "cookie: session=1"),
             ask("/", "GET", "proxy-authorization: x"),

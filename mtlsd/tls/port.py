@@ -19,8 +19,6 @@ from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.transport import TLSTransport
 
 _RESET = struct.pack("ii", 1, 0)
-_INT = struct.Struct("i")
-_ZERO = _INT.pack(0)
 _DISCARDED = 65_536
 
 
@@ -68,13 +66,13 @@ class SocketTransport(TLSTransport):
 
     # What TLSTransport asks.
 
-    def _wire_is_at_its_end(self) -> bool:
+    def _discard(self) -> int | None:
         try:
-            return not self._wire().recv(_DISCARDED)
+            return len(self._wire().recv(_DISCARDED)) or None
         except BlockingIOError:
-            return False
+            return 0
         except OSError:
-            return True
+            return None
 
     def _end_of_writing(self) -> None:
         # Where it is gone already, the next read will tell.
@@ -82,13 +80,7 @@ class SocketTransport(TLSTransport):
             self._wire().shutdown(socket.SHUT_WR)
 
     def _untaken_by_peer(self) -> int:
-        return self._held(termios.TIOCOUTQ)
-
-    def _unread_by_us(self) -> int:
-        return self._held(termios.FIONREAD)
-
-    def _held(self, queue: int) -> int:
-        held: int = _INT.unpack(fcntl.ioctl(self._wire(), queue, _ZERO))[0]
+        held: int = struct.unpack("i", fcntl.ioctl(self._wire(), termios.TIOCOUTQ, b"\0\0\0\0"))[0]
         return held
 
     def _close_wire(self, *, orderly: bool) -> None:

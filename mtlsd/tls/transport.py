@@ -77,7 +77,7 @@ class TLSTransport(Wire):
             self._receive()
         elif self._phase is Phase.HANDSHAKE:
             self._shake_hands()
-        elif self._phase is Phase.FAREWELL and self._wire_is_at_its_end():
+        elif self._phase is Phase.FAREWELL and self._discard() is None:
             self.connectionLost(_DONE)
 
     def doWrite(self) -> Any:
@@ -347,7 +347,7 @@ class TLSTransport(Wire):
 
     def _nothing_is_left(self) -> bool:
         """Tell whether a close now is no reset.  What is there already can only be the peer's own close_notify."""
-        return self._wire_is_at_its_end() or not self._unread_by_us()
+        return not self._discard() or not self._discard()
 
     def _enter_farewell(self) -> None:
         self._phase = Phase.FAREWELL

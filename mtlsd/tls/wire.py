@@ -28,7 +28,7 @@ GONE = (Phase.ABORTED, Phase.LOST)
 
 
 class Wire(FileDescriptor):
-    """A descriptor and its phase.  The six methods at its end are for whoever knows what kind of descriptor it is."""
+    """A descriptor and its phase.  The five methods at its end are for whoever knows what kind of descriptor it is."""
 
     reactor: Any
     _phase = Phase.HANDSHAKE
@@ -73,8 +73,8 @@ class Wire(FileDescriptor):
 
     # What a subclass knows of its descriptor.
 
-    def _wire_is_at_its_end(self) -> bool:
-        """Throw away what the peer has sent, undecrypted; tell whether it has hung up."""
+    def _discard(self) -> int | None:
+        """Throw away what the peer has sent, undecrypted, and return how many bytes it was; ``None``: it has hung up."""
         raise NotImplementedError
 
     def _end_of_writing(self) -> None:
@@ -83,10 +83,6 @@ class Wire(FileDescriptor):
 
     def _untaken_by_peer(self) -> int:
         """Return the bytes in the kernel that the peer's TCP has not taken."""
-        raise NotImplementedError
-
-    def _unread_by_us(self) -> int:
-        """Return the bytes that have come from the peer and are not read: closing on these would be a reset."""
         raise NotImplementedError
 
     def _close_wire(self, *, orderly: bool) -> None:

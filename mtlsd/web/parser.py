@@ -50,7 +50,18 @@ class RequestParser:
 
     # There is one for each connection, most of which are idle.
     __slots__ = (
-        *("_ended", "_good_host", "_headers", "_is_at_end", "_is_between", "_known", "_max_head", "_names", "_parser"),
+        *(
+            "_ended",
+            "_good_host",
+            "_headers",
+            "_is_at_end",
+            "_is_between",
+            "_is_over",
+            "_known",
+            "_max_head",
+            "_names",
+            "_parser",
+        ),
         *("_past_head", "_piece", "_refusal", "_target", "_waiting", "in_head", "messages", "upgraded"),
     )
 
@@ -74,6 +85,7 @@ class RequestParser:
         self._is_between = True
         # Whether the last request that has begun is complete.
         self._is_at_end = True
+        self._is_over = False
         self._refusal: Refusal | None = None
         #: The requests that have come in, whole but for the last one.  (Of a deque, an empty one takes 600 bytes.)
         self.messages: list[Message] = []
@@ -84,7 +96,7 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Read *data*.  Raises :class:`Refusal`; what was complete before is in ``messages`` all the same."""
-        if self.upgraded:
+        if self.upgraded or self._is_over:
             return
         if not self._is_between:
             self._read(data)
@@ -92,11 +104,13 @@ class RequestParser:
         known = self._known.again(data)
         if known is not None:
             self.messages.append(known)
+            # As llhttp: behind a request that asks for the close, nothing begins.
+            self._is_over = not known.keep_alive
             return
         before = len(self.messages)
         if self._read(data) and len(self.messages) - before == 1 and data.endswith(b"\r\n\r\n"):
             message = self.messages[-1]
-            if message.length == 0 and message.keep_alive:
+            if message.length == 0 and not self.upgraded:
                 self._known.keep(data, message)
 
     def _read(self, data: bytes) -> bool:
