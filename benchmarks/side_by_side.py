@@ -129,7 +129,7 @@ def measure(arguments: argparse.Namespace, tools: Tools) -> dict[str, Any]:
                     # Memory that was once allocated is there a second time, and a slow machine needs no more of it.
                     kept.append(once() if ROWS[row].mode == "idle" else steady(pace, once, arguments.retries))
                 except Failed as error:
-                    print(f"\n{error}", file=sys.stderr)
+                    print(f"\n{error}\n{fleet.servers[name].last_words()[-300:]}", file=sys.stderr)
         finally:
             fleet.stop()
     print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
