@@ -11,8 +11,11 @@ from mtlsd.web.message import Message
 
 #: Requests that are kept, and bytes of the longest.
 _MOST, _LONGEST = 512, 1024
-#: Whoever asks with somebody else's secrets must not learn from the time it takes that they are right.
-_SECRETS = (b"Authorization", b"Proxy-Authorization", b"Cookie")
+#: Whoever asks with a secret of somebody else's must not learn from the time it takes that it is right.  Any other header,
+#: and any query, may hold one.
+_WITHOUT_SECRETS = frozenset(
+    {b"Host", b"User-Agent", b"Accept", b"Accept-Encoding", b"Accept-Language", b"Connection", b"Cache-Control"}
+)
 
 
 class KnownHeads:
@@ -30,9 +33,8 @@ class KnownHeads:
         return None if known is None else _copy(known)
 
     def keep(self, data: bytes, message: Message) -> None:
-        """Remember that *data*, the whole of it and no more, is *message*.  What is long, or has a secret, is not kept."""
-        plain = message.headers.plain
-        if len(data) > _LONGEST or any(name in plain for name in _SECRETS):
+        """Remember that *data*, the whole of it and no more, is *message*.  What is long, or may hold a secret, is not kept."""
+        if len(data) > _LONGEST or b"?" in message.target or not message.headers.plain.keys() <= _WITHOUT_SECRETS:
             return
         if len(self._messages) >= _MOST:
             self._messages.clear()
