@@ -3,7 +3,7 @@
 # make check   ruff, the formatter, mypy
 # make fuzz    a minute of dice against the front door in memory, and some thousand short connections
 # make mutate  would the tests notice if a line of mtlsd/policy.py were wrong?
-# make bench   mtlsd beside other servers, and by the number of clients: tables, and the plots in docs/ (an hour)
+# make bench   mtlsd beside other servers, and by the number of clients: tables, and the plots in docs/
 # make clean   removes what these made, and never anything under certs/
 
 PYTHON ?= python3

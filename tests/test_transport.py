@@ -76,6 +76,15 @@ class FarewellTests(TransportTestCase):
         self.client.gate.hang_up()
         self.assertEqual((self.wire.closed, self.wire.finished, len(self.front.farewells)), (None, True, 1))
 
+    def test_peer_that_has_not_taken_all(self) -> None:
+        """What lies in the kernel would still go out to a client that is revoked a moment later."""
+        self.stubborn()
+        self.wire.untaken = 1 << 20
+        self.client.gate.hang_up()
+        self.assertEqual((self.wire.closed, len(self.front.farewells), len(self.front.door.live)), (None, 1, 1))
+        self.front.revoke(ALICE)
+        self.assertEqual(self.wire.closed, "reset")
+
     def test_peer_stays(self) -> None:
         """A client that withholds its own end would keep the connection for ever."""
         self.stubborn()

@@ -133,7 +133,7 @@ class LogSink:
         self._log = log or Logger()
 
     def write(self, event: Event) -> None:
-        # A brace in a subject is not a format.  (As a value of the format "{verdict}" the sentence would cost twice as much.)
+        # A brace in a subject is not a format.  (As a value of the format "{verdict}" it would cost more.)
         words = event.in_words()
         if "{" in words or "}" in words:
             words = words.replace("{", "{{").replace("}", "}}")

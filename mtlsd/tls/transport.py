@@ -32,6 +32,8 @@ from mtlsd.tls.wire import GONE, Phase, Wire
 _OPEN = Phase.OPEN
 #: As twisted.internet.protocol.connectionDone: making one anew for each connection is dear.
 _DONE = Failure(ConnectionDone())
+#: Bytes that TCP sends without having heard of the peer (RFC 6928).
+_FIRST_WINDOW = 10 * 1460
 #: Full records that are read in one go before others get their turn.
 _RECORDS_AT_ONCE = 8
 #: Pieces that are asked of a pull producer in one go before others get their turn.
@@ -346,8 +348,11 @@ class TLSTransport(Wire):
         self._end_of_writing()
 
     def _nothing_is_left(self) -> bool:
-        """Tell whether a close now is no reset.  What is there already can only be the peer's own close_notify."""
-        return not self._discard() or not self._discard()
+        """Tell whether a close now is no reset, and leaves nothing to the kernel that a revocation could still stop.
+
+        What has come can only be the peer's own close_notify; what has gone out and fits into the first window is on its way.
+        """
+        return self._untaken_by_peer() <= _FIRST_WINDOW and (not self._discard() or not self._discard())
 
     def _enter_farewell(self) -> None:
         self._phase = Phase.FAREWELL

@@ -28,7 +28,7 @@ GONE = (Phase.ABORTED, Phase.LOST)
 
 
 class Wire(FileDescriptor):
-    """A descriptor and its phase.  The five methods at its end are for whoever knows what kind of descriptor it is."""
+    """A descriptor and its phase.  The four methods at its end are for whoever knows what kind of descriptor it is."""
 
     reactor: Any
     _phase = Phase.HANDSHAKE

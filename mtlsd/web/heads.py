@@ -24,7 +24,9 @@ class KnownHeads:
     def __init__(self) -> None:
         self._messages: dict[bytes, Message] = {}
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many are kept."""
         return len(self._messages)
 
     def again(self, data: bytes) -> Message | None:

@@ -85,6 +85,7 @@ class RequestParser:
         self._is_between = True
         # Whether the last request that has begun is complete.
         self._is_at_end = True
+        # Behind a request that asks for the close, nothing begins (RFC 9112 9.6).
         self._is_over = False
         self._refusal: Refusal | None = None
         #: The requests that have come in, whole but for the last one.  (Of a deque, an empty one takes 600 bytes.)
@@ -104,7 +105,6 @@ class RequestParser:
         known = self._known.again(data)
         if known is not None:
             self.messages.append(known)
-            # As llhttp: behind a request that asks for the close, nothing begins.
             self._is_over = not known.keep_alive
             return
         before = len(self.messages)
@@ -175,7 +175,9 @@ class RequestParser:
         self._past_head = False
         self._ended = self._is_at_end = True
         self._headers = []
-        self.messages[-1].complete = True
+        message = self.messages[-1]
+        message.complete = True
+        self._is_over = not message.keep_alive
 
     # What llhttp leaves open.
 
