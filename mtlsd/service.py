@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from mtlsd.audit.events import endpoint
 from mtlsd.audit.sinks import LineFile
+from mtlsd.configwatch import ConfigWatcher
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.tls.context import ConnectionCreator
@@ -81,6 +82,7 @@ class FrontDoor(Service):
         door: Door,
         registry: DirectoryRegistry,
         pair: PairWatcher,
+        config: ConfigWatcher | None,
         heartbeat: Heartbeat,
         files: Sequence[LineFile],
         drain_timeout: float,
@@ -95,6 +97,7 @@ class FrontDoor(Service):
         self._door = door
         self._registry = registry
         self._pair = pair
+        self._config = config
         self._heartbeat = heartbeat
         self._files = files
         self._drain_timeout = drain_timeout
@@ -119,6 +122,8 @@ class FrontDoor(Service):
         super().startService()
         for beat in (self._expire, self._registry.beat, self._pair.beat, self._door.beat):
             self._heartbeat.add(beat)
+        if self._config is not None:
+            self._heartbeat.add(self._config.beat)
         self._registry.start()
         self._heartbeat.start()
         self._reactor.callWhenRunning(self._ready)
@@ -140,9 +145,11 @@ class FrontDoor(Service):
         self._log.info("stopped")
 
     def reload(self) -> Deferred[None]:
-        """Read everything again: the server's pair and the folder (SIGHUP)."""
+        """Read everything again: the server's pair, the configuration and the folder (SIGHUP)."""
         self._log.info("reading everything again")
         self._pair.reload()
+        if self._config is not None:
+            self._config.reload()
         return self._registry.look()
 
     def reopen(self) -> None:

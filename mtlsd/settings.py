@@ -7,15 +7,17 @@ configuration file.  The command line wins, then the file, then the default.  Pu
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 from mtlsd.errors import SettingsError
+from mtlsd.text import printable
 
 _CERTS = "certs"
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 def _setting(
@@ -33,7 +35,9 @@ class Settings:
     certs: Path = _setting(Path(_CERTS), "Folder of the server's pair and of the authorized clients.")
     key: Path | None = _setting(None, "The server's private key, PEM; default: serverKey.pem in the folder.")
     cert: Path | None = _setting(None, "The server's certificate, PEM, its chain after it; default: serverCrt.pem in the folder.")
-    config: Path | None = _setting(None, "Configuration file (TOML) whose [server] table holds these settings.")
+    config: Path | None = _setting(
+        None, "Configuration file (TOML): [server] holds these settings, [[route]] who may ask for what."
+    )
     audit_log: Path | None = _setting(None, "File for the verdicts, one JSON object a line; default: none.")
     access_log: str | None = _setting(None, "File for the requests, or - for the service's own log; default: none.")
     handshake_timeout: float = _setting(10.0, "Seconds for a whole TLS handshake.", least=0.1)
@@ -66,12 +70,37 @@ def option_name(setting: Field[Any]) -> str:
     return setting.name.replace("_", "-")
 
 
-def load(options: Mapping[str, str | None]) -> Settings:
-    """Make the settings from command-line *options* (by option name; ``None``: not given) and the file they name.
+def load(options: Mapping[str, str | None], file: Mapping[str, object] = _NOTHING) -> Settings:
+    """Make the settings from command-line *options* (by option name; ``None``: not given) and those of the *file*.
 
-    Raises :exc:`~mtlsd.errors.SettingsError` with one line that names the option, or the file and every wrong key
-    in it.
+    Raises :exc:`~mtlsd.errors.SettingsError` with one line that names the option.
     """
+    return Settings(**cast(dict[str, Any], {**file, **_given(options)}))
+
+
+def config_of(options: Mapping[str, str | None]) -> Path | None:
+    """Return the configuration file that command-line *options* name.  Raises :exc:`~mtlsd.errors.SettingsError`."""
+    name = "config"
+    return cast("Path | None", _given({name: options.get(name)}).get(name))
+
+
+def from_table(table: Mapping[str, Any], base: Path) -> tuple[dict[str, object], list[str]]:
+    """Read the ``[server]`` table of a configuration file in the folder *base*: the values, and every mistake in it."""
+    by_name = {setting.name: setting for setting in fields(Settings) if setting.name != "config"}
+    values: dict[str, object] = {}
+    mistakes = []
+    for key, value in table.items():
+        if key not in by_name:
+            mistakes.append(f"server.{printable(key)}: unknown")
+            continue
+        try:
+            values[key] = _checked(by_name[key], _from_toml(by_name[key], value, base))
+        except ValueError as error:
+            mistakes.append(f"server.{key}: {error}")
+    return values, mistakes
+
+
+def _given(options: Mapping[str, str | None]) -> dict[str, object]:
     given: dict[str, object] = {}
     for setting in fields(Settings):
         text = options.get(option_name(setting))
@@ -80,37 +109,7 @@ def load(options: Mapping[str, str | None]) -> Settings:
                 given[setting.name] = _checked(setting, _from_text(setting, text))
             except ValueError as error:
                 raise SettingsError(f"--{option_name(setting)} {text}: {error}") from None
-    config = given.get("config")
-    if config is not None:
-        given = {**_from_file(cast(Path, config)), **given}
-    return Settings(**cast(dict[str, Any], given))
-
-
-def _from_file(path: Path) -> dict[str, object]:
-    try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: {error}") from None
-    by_name = {setting.name: setting for setting in fields(Settings) if setting.name != "config"}
-    mistakes = [f"{key}: unknown" for key in document if key != "server"]
-    table = document.get("server", {})
-    if not isinstance(table, dict):
-        mistakes.append("server: a table is wanted")
-        table = {}
-    values: dict[str, object] = {}
-    for key, value in table.items():
-        if key not in by_name:
-            mistakes.append(f"server.{key}: unknown")
-            continue
-        try:
-            values[key] = _checked(by_name[key], _from_toml(by_name[key], value, path.parent))
-        except ValueError as error:
-            mistakes.append(f"server.{key}: {error}")
-    if mistakes:
-        raise SettingsError(f"{path}: {'; '.join(mistakes)}")
-    return values
+    return given
 
 
 def _from_text(setting: Field[Any], text: str) -> object:

@@ -19,6 +19,8 @@ from twisted.web.resource import IResource
 
 from mtlsd import settings as settings_module
 from mtlsd.audit.sinks import Fanout, IAuditSink, JsonLinesSink, LineFile, LogSink
+from mtlsd.config import Config, read
+from mtlsd.configwatch import ConfigWatcher
 from mtlsd.deadlines import Deadlines
 from mtlsd.errors import MtlsdError
 from mtlsd.heartbeat import Heartbeat
@@ -32,6 +34,7 @@ from mtlsd.tls.door import Door
 from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.pair import PairWatcher, ServerPair, load_pair
 from mtlsd.web.accesslog import AccessLog
+from mtlsd.web.router import Resources, Router
 from mtlsd.web.site import Site, make_root
 
 #: Descriptors that are no connection: the listener, logs, the poller, the folder being read.
@@ -79,8 +82,11 @@ def makeService(options: Options, reactor: Any = None, root: IResource | None = 
         from twisted.internet import reactor
     hush_the_parser()
     try:
-        settings = _anchored(settings_module.load(cast("dict[str, str | None]", options)))
-        return _wire(settings, reactor, root, early, _user_to_become(options))
+        given = cast("dict[str, str | None]", options)
+        path = settings_module.config_of(given)
+        config = Config() if path is None else read(Path(os.path.abspath(path)))
+        settings = _anchored(settings_module.load(given, config.server))
+        return _wire(settings, config, reactor, root, early, _user_to_become(options))
     except MtlsdError as error:
         raise SystemExit(f"mtlsd: {error}") from None
 
@@ -92,7 +98,9 @@ def _user_to_become(options: Options) -> int | None:
     return user if isinstance(user, int) and os.geteuid() == 0 else None
 
 
-def _wire(settings: Settings, reactor: Any, root: IResource | None, early: EarlyHangup, user: int | None) -> FrontDoor:
+def _wire(
+    settings: Settings, config: Config, reactor: Any, root: IResource | None, early: EarlyHangup, user: int | None
+) -> FrontDoor:
     log = Logger(namespace="mtlsd")
     seconds = time.monotonic
 
@@ -117,13 +125,25 @@ def _wire(settings: Settings, reactor: Any, root: IResource | None, early: Early
         files.append(access_file)
 
     deadlines = Deadlines(seconds)
+    own = make_root() if root is None else root
     site = Site(
-        make_root() if root is None else root,
+        own,
         settings=settings,
         deadlines=deadlines,
         access_log=None if settings.access_log is None else AccessLog(access_file, _now),
         reactor=reactor,
     )
+    watcher = None
+    if settings.config is not None:
+        resources = Resources(reactor, settings.config)
+
+        def use_rules(fresh: Config) -> None:
+            site.router = Router(fresh.rules, resources.make(fresh.rules), own)
+            for unknown in fresh.unknown(registry.snapshot().clients()):
+                log.warn("{config}: {unknown}", config=settings.config, unknown=unknown)
+
+        use_rules(config)
+        watcher = ConfigWatcher(settings.config, config, use_rules)
     descriptors = raise_descriptor_limit()
     max_handshakes = max(1, min(settings.max_handshakes, (descriptors - _OWN_DESCRIPTORS) // 2))
     if max_handshakes < settings.max_handshakes:
@@ -166,6 +186,7 @@ def _wire(settings: Settings, reactor: Any, root: IResource | None, early: Early
         door=door,
         registry=registry,
         pair=PairWatcher(settings.key_path, settings.cert_path, use, seconds),
+        config=watcher,
         heartbeat=Heartbeat(reactor, seconds),
         files=files,
         drain_timeout=settings.drain_timeout,

@@ -22,6 +22,10 @@ PURE = (
     "mtlsd.settings",
     "mtlsd.audit.events",
     "mtlsd.registry.records",
+    "mtlsd.config",
+    "mtlsd.routing.paths",
+    "mtlsd.routing.rules",
+    "mtlsd.routing.explain",
 )
 
 MUTABLE = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)

@@ -27,7 +27,7 @@ from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from tests.pki import Pair, make_pair
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-VERBS = ("authorize", "clients", "explain", "init", "new", "revoke")
+VERBS = ("authorize", "check", "clients", "explain", "init", "new", "revoke", "route")
 
 
 class Base(SynchronousTestCase):
@@ -555,3 +555,92 @@ class WordsTests(SynchronousTestCase):
         self.assertIn("EXPIRED", self.table(40, *clients)[2])
         self.assertIn(self.leaf.fingerprint[:8], self.table(40, *clients)[1])
         self.assertEqual(self.table(150, *clients), self.table(None, *clients))
+
+
+class ConfigTests(Base):
+    """`check` and `route`: what a configuration file would do, before a server has it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.config = self.work / "mtlsd.toml"
+        self.run_it("new", "alice", "--out", str(self.work / "alice"))
+
+    def configure(self, *lines: str) -> None:
+        routes = ["[[route]]", 'path = "/admin"', 'allow = ["group:ops"]', f'static = "{self.work}"', *lines]
+        self.config.write_text("\n".join(["[server]", f'certs = "{self.certs}"', "[groups]", 'ops = ["alice"]', *routes]))
+
+    def test_right(self) -> None:
+        """Lost: a word that all is well, for whoever is about to reload."""
+        self.configure()
+        result = self.bare("check", str(self.config))
+        self.assertEqual((result.exit_code, result.stderr), (0, ""))
+        self.assertEqual(result.stdout, f"{self.config} is right: 1 route, 1 group\n")
+
+    def test_mistakes(self) -> None:
+        """Lost: all of them at once, each on a line with its place."""
+        self.configure("[[route]]", 'path = "//"', 'allow = "ops"')
+        result = self.bare("check", str(self.config))
+        self.assertEqual((result.exit_code, result.stdout), (1, ""))
+        self.assertEqual(
+            result.stderr.splitlines(),
+            [
+                f"mtlsd: {self.config}: route[1].path: no request can have this path: a path may not have an empty segment",
+                f"mtlsd: {self.config}: route[1].allow: a list is wanted",
+                f"mtlsd: {self.config}: route[1]: exactly one of static, wsgi, resource is wanted",
+            ],
+        )
+
+    def test_what_routes_lead_to(self) -> None:
+        """Lost: a folder or a module that the server would not find."""
+        self.configure("[[route]]", 'path = "/x"', 'allow = ["*"]', 'wsgi = "nowhere_at_all:app"')
+        result = self.bare("check", str(self.config))
+        self.assertEqual(result.exit_code, 1)
+        self.assertIn("route[1].wsgi: nowhere_at_all:app: ModuleNotFoundError", result.stderr)
+
+    def test_warnings(self) -> None:
+        """Lost: a misspelt name, which locks out whoever it was meant for; but it may be enrolled tomorrow."""
+        self.configure("[[route]]", 'path = "/x"', 'allow = ["alcie"]', 'static = "/"')
+        result = self.bare("check", str(self.config))
+        self.assertEqual(result.exit_code, 0)
+        self.assertEqual(result.stderr, f"mtlsd: warning: {self.config}: route[1].allow: unknown client alcie\n")
+        result = self.bare("check", str(self.config), "--certs", str(self.work / "nowhere"))
+        self.assertEqual(result.exit_code, 0)
+        self.assertIn("mtlsd: warning: ", result.stderr)
+
+    def test_no_file(self) -> None:
+        """Lost: which file it was."""
+        self.one_line(self.bare("check", "nowhere.toml"), 1, "nowhere.toml: No such file or directory")
+        self.one_line(self.bare("route", "--config", "no.toml", "--client", "alice", "GET", "/"), 1, "no.toml: No such file")
+
+    def route(self, *arguments: str) -> Result:
+        return self.bare("route", "--config", str(self.config), *arguments)
+
+    def test_route(self) -> None:
+        """Lost: an answer at night to "why is alice refused", without alice's key."""
+        self.configure()
+        result = self.route("--client", "alice", "GET", "/admin/x?y")
+        self.assertEqual((result.exit_code, result.stderr), (0, ""))
+        self.assertEqual(
+            result.stdout,
+            f"allowed: alice GET /admin/x goes to the files in {self.work} (route[0] /admin allows group:ops)\n",
+        )
+        result = self.route("--client", "alice", "GET", "/other")
+        self.assertEqual((result.exit_code, result.stdout), (1, "refused with 403: alice GET /other: no route has this path\n"))
+
+    def test_groups_of_the_registry(self) -> None:
+        """Lost: half of a client's groups."""
+        self.configure()
+        self.run_it("new", "bob", "--out", str(self.work / "bob"))
+        self.assertEqual(self.route("--client", "bob", "GET", "/admin").exit_code, 1)
+        (self.certs / "authorized" / "bob.toml").write_text('groups = ["ops", "staff"]')
+        result = self.route("--client", "bob", "GET", "/admin", "--json")
+        self.assertEqual(result.exit_code, 0)
+        self.assertEqual(json.loads(result.stdout)["groups"], ["ops", "staff"])
+
+    def test_a_client_that_is_none(self) -> None:
+        """Lost: that the rules allow somebody whom the door does not know."""
+        self.configure()
+        result = self.route("--client", "zo\x1be", "GET", "/admin")
+        self.assertEqual(result.exit_code, 1)
+        self.assertEqual(result.stderr, "mtlsd: zo\\x1be has no certificate in the folder, so the door would not open\n")
+        self.assertNotIn("\x1b", result.stdout)

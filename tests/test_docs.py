@@ -11,7 +11,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from mtlsd import __version__, settings
+from mtlsd import __version__, config, settings
 from mtlsd.audit.events import Event, Kind
 from mtlsd.cli.commands import mtlsd as command
 from mtlsd.identity import Tls
@@ -92,7 +92,16 @@ class OptionsTests(SynchronousTestCase):
         (example,) = re.findall(r"```toml\n(.*?)```", page("docs/options.md"), re.DOTALL)
         path = Path(self.mktemp())
         path.write_text(example)
-        self.assertEqual(settings.load({"config": str(path)}).idle_timeout, 30)
+        self.assertEqual(settings.load({}, config.read(path).server).idle_timeout, 30)
+
+    def test_the_example_of_routes_is_a_configuration(self) -> None:
+        """It is copied too; and a key that is not explained does not exist for whoever needs it."""
+        text = page("docs/routes.md")
+        (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+        found = config.parse(example, Path("/etc/mtlsd.toml"))
+        self.assertEqual([route.path for route in found.rules.routes], [b"", b"/admin", b"/files"])
+        keys = [key for key in terms(section(text, "## Keys")) if not key.startswith("[")]
+        self.assertEqual(sorted(keys), sorted(config.ROUTE_KEYS))
 
     def test_the_fixed_limits(self) -> None:
         """An operator whose client is refused looks here for the bound."""

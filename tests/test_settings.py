@@ -11,8 +11,15 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from mtlsd.config import read
 from mtlsd.errors import SettingsError
-from mtlsd.settings import Settings, load, option_name
+from mtlsd.settings import Settings, config_of, load, option_name
+
+
+def loaded(options: Mapping[str, str | None]) -> Settings:
+    """Load the settings as the service does: with the file that *options* name."""
+    path = config_of(options)
+    return load(options, {} if path is None else read(path).server)
 
 
 class LoadTests(SynchronousTestCase):
@@ -126,7 +133,7 @@ class FileTests(SynchronousTestCase):
 
     def refusal(self, path: Path) -> str:
         """Return what is said of the configuration file, without its name."""
-        text = str(self.assertRaises(SettingsError, load, {"config": str(path)}))
+        text = str(self.assertRaises(SettingsError, loaded, {"config": str(path)}))
         self.assertTrue(text.startswith(f"{path}: "), text)
         self.assertNotIn("\n", text)
         return text.removeprefix(f"{path}: ")
@@ -134,28 +141,28 @@ class FileTests(SynchronousTestCase):
     def test_the_command_line_wins_then_the_file_then_the_default(self) -> None:
         """An operator could not try another value without editing the file."""
         path = self.config('[server]\nport = 1111\nidle_timeout = 7\ntls_min = "1.3"\n')
-        settings = load({"config": str(path), "port": "2222"})
+        settings = loaded({"config": str(path), "port": "2222"})
         self.assertEqual(settings, Settings(port=2222, idle_timeout=7.0, tls_min="1.3", config=path))
 
     def test_a_default_that_is_given_wins_too(self) -> None:
         """Given and default must be told apart: `--port 9443` has to win over the file."""
-        self.assertEqual(load({"config": str(self.config("[server]\nport = 1\n")), "port": "9443"}).port, 9443)
+        self.assertEqual(loaded({"config": str(self.config("[server]\nport = 1\n")), "port": "9443"}).port, 9443)
 
     def test_paths_count_from_the_file(self) -> None:
         """A daemon changes its folder, and a file that is moved with its folder goes on working."""
         path = self.config('[server]\ncerts = "c"\naudit_log = "/a"\naccess_log = "access.log"\n')
-        settings = load({"config": str(path)})
+        settings = loaded({"config": str(path)})
         self.assertEqual((settings.certs, settings.audit_log), (path.parent / "c", Path("/a")))
         self.assertEqual(settings.access_log, str(path.parent / "access.log"))
 
     def test_a_dash_is_the_services_log(self) -> None:
         """It would become a file called `-` beside the configuration."""
-        self.assertEqual(load({"config": str(self.config('[server]\naccess_log = "-"\n'))}).access_log, "-")
+        self.assertEqual(loaded({"config": str(self.config('[server]\naccess_log = "-"\n'))}).access_log, "-")
 
     def test_an_empty_file(self) -> None:
         """A file in which everything is commented out is fine."""
         path = self.config("# nothing yet\n")
-        self.assertEqual(load({"config": str(path)}), Settings(config=path))
+        self.assertEqual(loaded({"config": str(path)}), Settings(config=path))
 
     def test_every_mistake_is_named_at_once(self) -> None:
         """Mistakes that come out one restart at a time cost an evening."""

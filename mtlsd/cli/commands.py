@@ -18,10 +18,12 @@ from typing import Any
 import click
 
 from mtlsd import __version__
+from mtlsd.applications import missing
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
 from mtlsd.cli.tables import clients_json, clients_table, explanation_text
 from mtlsd.clientpair import made_and_authorized
-from mtlsd.errors import CertificateError, MtlsdError
+from mtlsd.config import Config, ConfigError, read
+from mtlsd.errors import CertificateError, FolderError, MtlsdError
 from mtlsd.explain import explained
 from mtlsd.identity import GRANT_DIGITS, LOOKUP_DIGITS, parse_fingerprint
 from mtlsd.keys import MOST_DAYS, read_host
@@ -30,6 +32,7 @@ from mtlsd.registry.pem import PemFile, certificates_in
 from mtlsd.registry.problems import Severity
 from mtlsd.registry.room import Change, in_force, looked_at, overruled
 from mtlsd.registry.store import Store
+from mtlsd.routing.explain import answered
 from mtlsd.text import printable
 
 _PORT = 9443
@@ -43,6 +46,12 @@ _certs = click.option(
     default=Path("certs"),
     show_default=True,
     help="Folder of the server's pair and of the authorized clients.",
+)
+_certs_or_configured = click.option(
+    "--certs",
+    metavar="DIR",
+    type=click.Path(readable=False, path_type=Path),
+    help="Folder of the authorized clients; default: what the configuration says, or certs.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _again = click.option("--again", is_flag=True, help="Let in what was revoked before.")
@@ -238,6 +247,76 @@ def explain(file: str, as_json: bool, certs: Path) -> int:
                 complain(problem.text)
     click.echo(json.dumps(explanation.as_dict(), indent=2) if as_json else explanation_text(explanation))
     return DONE if explanation.accepted else REFUSED
+
+
+@mtlsd.command(short_help="Is this configuration right?  If not, what is wrong?", epilog="Example: mtlsd check mtlsd.toml")
+@click.argument("file", metavar="CONFIG.toml", type=click.Path(readable=False, path_type=Path))
+@_certs_or_configured
+def check(file: Path, certs: Path | None) -> int:
+    """Look a configuration file over: every mistake at once, each with its place.
+
+    What routes lead to is looked for as the server does it: folders are looked at, modules are imported.
+    """
+    try:
+        config = read(file)
+        mistakes = missing(config.rules, file.parent)
+    except ConfigError as error:
+        config, mistakes = None, list(error.mistakes)
+    for mistake in mistakes:
+        complain(f"{file}: {mistake}")
+    if config is None:
+        return REFUSED
+    try:
+        known = looked_at(certs or _certs_of(config)).snapshot.clients()
+    except FolderError as error:
+        complain(f"warning: {error}")
+    else:
+        for unknown in config.unknown(known):
+            complain(f"warning: {file}: {unknown}")
+    if not mistakes:
+        routes, groups = len(config.rules.routes), len(config.rules.groups)
+        click.echo(printable(f"{file} is right: {_count(routes, 'route')}, {_count(groups, 'group')}"))
+    return REFUSED if mistakes else DONE
+
+
+@mtlsd.command(
+    short_help="Where does a request go, and may it?",
+    epilog="Example: mtlsd route --config mtlsd.toml --client alice GET /admin/users",
+)
+@click.argument("method")
+@click.argument("path")
+@click.option(
+    "--config",
+    metavar="FILE",
+    required=True,
+    type=click.Path(readable=False, path_type=Path),
+    help="The configuration file.",
+)
+@click.option("--client", metavar="NAME", required=True, help="Who asks.")
+@_json
+@_certs_or_configured
+def route(method: str, path: str, config: Path, client: str, as_json: bool, certs: Path | None) -> int:
+    """Tell which route a client's request takes, whether it is allowed, why, and where it goes.
+
+    The exit status is 0 for allowed and 1 for not.
+    """
+    configured = read(config)
+    held = [found for found in in_force(looked_at(certs or _certs_of(configured)).snapshot) if found.client == client]
+    if not held:
+        complain(f"{printable(client)} has no certificate in the folder, so the door would not open")
+    groups = tuple(dict.fromkeys(group for found in held for group in found.groups))
+    answer = answered(configured.rules, client, groups, method, path)
+    click.echo(json.dumps(answer.as_dict(), indent=2) if as_json else printable(answer.as_text()))
+    return DONE if answer.allowed else REFUSED
+
+
+def _certs_of(config: Config) -> Path:
+    certs = config.server.get("certs")
+    return certs if isinstance(certs, Path) else Path("certs")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _report(done: str, change: Change) -> int:

@@ -59,6 +59,10 @@ class Snapshot:
         """Return what is known of *fingerprint*.  A tombstone wins over every authorization."""
         return self.tombstones.get(fingerprint) or self.authorized.get(fingerprint)
 
+    def clients(self) -> frozenset[str]:
+        """Return the names of the clients that have a certificate."""
+        return frozenset(authorization.client for authorization in self.authorized.values())
+
     def differs(self, other: Snapshot) -> frozenset[str]:
         """Return the fingerprints whose standing in *other* is not what it is here."""
         # Identity first: most records of 100,000 are the same objects before and after a reload.

@@ -17,7 +17,8 @@ from mtlsd.errors import SettingsError
 from mtlsd.identity import parse_fingerprint
 from mtlsd.text import printable, shortened
 
-_GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+#: The name of a group.
+GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _GRACE = re.compile(r"(?:0|([0-9]{1,5})([dhms]))\Z", re.ASCII)
 _UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
@@ -61,7 +62,7 @@ def read_terms(data: bytes) -> Terms:
 
 
 def _groups(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(group, str) and _GROUP.match(group) for group in value):
+    if not isinstance(value, list) or not all(isinstance(group, str) and GROUP_NAME.match(group) for group in value):
         raise SettingsError("groups is a list of names (letters, digits, dots, dashes and underscores)")
     return tuple(dict.fromkeys(value))
 

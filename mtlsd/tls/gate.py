@@ -52,6 +52,7 @@ class Gate(Protocol):
         self._identity: tuple[Authorization, Identity] | None = None
         self._client: str | None = None
         self._above: IProtocol | None = None
+        self._der: bytes | None = None
         self.connection_id = door.next_connection_id()
         self.peer = plain_address(address)
         self.listener: str | None = None
@@ -151,6 +152,13 @@ class Gate(Protocol):
         self._send(kind, decision.reason, client=self._client)
         self.cut()
         return None
+
+    def certificate(self) -> bytes:
+        """Return the client's certificate, DER."""
+        if self._der is None:
+            shown = self.transport.getPeerCertificate()
+            self._der = crypto.dump_certificate(crypto.FILETYPE_ASN1, shown)
+        return self._der
 
     # ISSLTransport, by way of the TLS below.
 

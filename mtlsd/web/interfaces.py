@@ -21,6 +21,9 @@ class IAuthenticatedTransport(ITransport):
     def authorize() -> Identity | None:
         """Ask the live registry again.  ``None``: no longer authorized, and the connection has been cut."""
 
+    def certificate() -> bytes:
+        """Return the client's certificate, DER: for whoever is told of it, never for a decision."""
+
     def hang_up() -> None:
         """Close when all is sent, as ``loseConnection``, to a client that has said that it sends nothing more."""
 

@@ -102,11 +102,19 @@ class Request(server.Request):
         if self.path == b"*":
             self._about_the_server()
             return
-        self.prepath = []
-        path = self.path[1:]
-        self.postpath = [unquote(part) for part in path.split(b"/")] if b"%" in path else path.split(b"/")
+        router = self.site.router
         try:
-            found = self.site.getResourceFor(self)
+            if router is None:
+                self.prepath = []
+                path = self.path[1:]
+                self.postpath = [unquote(part) for part in path.split(b"/")] if b"%" in path else path.split(b"/")
+                beginning = None
+            else:
+                self.identity = router.joined(self.identity)
+                beginning = router.find(self, self.identity)
+                if beginning is None:
+                    return
+            found = self.site.getResourceFor(self, beginning)
             if _IEncodingResource.providedBy(found):
                 self._encoder = found.getEncoder(self)
             self.render(found)

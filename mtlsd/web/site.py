@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.web import server
@@ -24,6 +24,9 @@ from mtlsd.web.headers import HeaderNames
 from mtlsd.web.heads import KnownHeads
 from mtlsd.web.pages import HomePage
 from mtlsd.web.request import Request, identity
+
+if TYPE_CHECKING:
+    from mtlsd.web.router import Router
 
 
 class Site(server.Site):
@@ -49,6 +52,8 @@ class Site(server.Site):
         self.settings = settings
         self.deadlines = deadlines
         self.access_log = access_log
+        #: Who may ask for what, by the configuration in force; ``None`` where there is none.  Swapped whole.
+        self.router: Router | None = None
         self.names = HeaderNames()
         self.heads = KnownHeads()
         self._date_since = 0
@@ -74,11 +79,14 @@ class Site(server.Site):
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
 
-    def getResourceFor(self, request: Any) -> IResource:
-        """Return the resource for a request: twisted.web's way down the tree, without its detours."""
+    def getResourceFor(self, request: Any, beginning: IResource | None = None) -> IResource:
+        """Return the resource for a request: twisted.web's way down the tree, without its detours.
+
+        *beginning* is where the way begins, if not at the root of the site.
+        """
         request.sitepath = request.prepath[:]
         prepath, postpath = request.prepath, request.postpath
-        found: Any = self.resource
+        found: Any = self.resource if beginning is None else beginning
         while postpath and not found.isLeaf:
             name = postpath.pop(0)
             prepath.append(name)

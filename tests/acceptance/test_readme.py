@@ -192,16 +192,24 @@ class ReadmeTests(SynchronousTestCase):
         self.addCleanup(self.interrupt, server)
         log = Output(server.stdout)
         # The README's ports may be taken here.
-        ports = {"9443": log.wait_for(r"listening on \S+:(\d+) for ", within=INSTALLING)[1], "9444": free_port()}
+        ports = {
+            "9443": log.wait_for(r"listening on \S+:(\d+) for ", within=INSTALLING)[1],
+            "9444": free_port(),
+            "9445": free_port(),
+        }
         terminal = Terminal(folder)
         self.addCleanup(terminal.close)
-        self.addCleanup(self.end_daemon, folder / "mtlsd.pid")
+        for name in ("mtlsd.pid", "routes.pid"):
+            self.addCleanup(self.end_daemon, folder / name)
+        for block in blocks():
+            if block.language == "toml":
+                (folder / block.note).write_text("\n".join(block.lines))
 
         count = 0
         for line, shown in commands():
             if not line.startswith(ELSEWHERE):
                 count += 1
-                typed = re.sub(r"\b944[34]\b", lambda found: ports[found[0]], line)
+                typed = re.sub(r"\b944[345]\b", lambda found: ports[found[0]], line)
                 self.do(terminal, typed, shown)
         self.assertGreater(count, 12)
 
@@ -211,7 +219,8 @@ class ReadmeTests(SynchronousTestCase):
             if block.note == "the server's log":
                 for line in block.lines:
                     self.assertRegex(said, pattern([line]))
-        poll("the daemon ends", lambda: not (folder / "mtlsd.pid").exists())
+        for name in ("mtlsd.pid", "routes.pid"):
+            poll("the daemon ends", lambda name=name: not (folder / name).exists())  # type: ignore[misc]
         self.assertIn("Server Shut Down", (folder / "mtlsd.log").read_text())
         events = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
         self.assertEqual([(event["event"], event["client"]) for event in events], [("accepted", "alice")])
@@ -309,4 +318,4 @@ class ElsewhereTests(SynchronousTestCase):
 
     def test_every_block_is_known(self) -> None:
         """A block in a language that no test looks at would be a promise that nobody keeps."""
-        self.assertEqual({block.language for block in blocks()}, {"sh", "text", "json", "python"})
+        self.assertEqual({block.language for block in blocks()}, {"sh", "text", "json", "python", "toml"})

@@ -1,0 +1,63 @@
+"""What routes lead to, found on this machine: folders, and objects in Python modules."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from mtlsd.errors import SettingsError
+from mtlsd.routing.rules import Destination, Rules, Static, Wsgi
+from mtlsd.text import printable, shortened
+
+_LONGEST = 200
+
+
+def found(destination: Destination, base: Path) -> Any:
+    """Return what *destination* names: the real path of a folder (text), or something that can be called.
+
+    Modules are looked for in *base*, the configuration file's folder, before anywhere else.  Raises
+    :exc:`~mtlsd.errors.SettingsError` with the key of the route and what is wrong.
+    """
+    if isinstance(destination, Static):
+        if not destination.folder.is_dir():
+            raise SettingsError(f"static: {printable(str(destination.folder))} is not a folder")
+        return os.path.realpath(destination.folder)
+    key = "wsgi" if isinstance(destination, Wsgi) else "resource"
+    _let_be_imported(base)
+    module, _, path = destination.name.partition(":")
+    try:
+        named: Any = importlib.import_module(module)
+        for part in path.split("."):
+            named = getattr(named, part)
+    except Exception as error:
+        # Whatever somebody else's module does when it is imported.
+        raise SettingsError(f"{key}: {destination.name}: {told(error)}") from error
+    if not callable(named):
+        raise SettingsError(f"{key}: {destination.name}: it cannot be called")
+    return named
+
+
+def missing(rules: Rules, base: Path) -> list[str]:
+    """Return what is wrong with the destinations in *rules* on this machine, a line each."""
+    mistakes = []
+    for route in rules.routes:
+        try:
+            found(route.destination, base)
+        except SettingsError as error:
+            mistakes.append(f"route[{route.number}].{error}")
+    return mistakes
+
+
+def told(error: BaseException) -> str:
+    """Return an exception of somebody else's code as one short line."""
+    return shortened(printable(f"{type(error).__name__}: {error}"), _LONGEST)
+
+
+def _let_be_imported(folder: Path) -> None:
+    # For good: an application imports when it likes.
+    text = os.path.abspath(folder)
+    if text not in sys.path:
+        sys.path.insert(0, text)

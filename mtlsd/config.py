@@ -1,0 +1,242 @@
+"""The configuration file: TOML, checked as a whole into frozen values.
+
+Strict: nothing is coerced, and every mistake is named at once, by its key path.  ``allow = "ops"`` is a mistake, not
+three clients called o, p and s; ``"*"`` out of place would be everybody.  Pure but for :func:`read`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mtlsd import settings
+from mtlsd.errors import SettingsError
+from mtlsd.identity import is_client_name
+from mtlsd.registry.terms import GROUP_NAME
+from mtlsd.routing.paths import PathError, canonical
+from mtlsd.routing.rules import EVERYONE, GROUP, RESERVED, Allow, Destination, Made, Route, Rules, Static, Wsgi
+from mtlsd.text import printable, shortened
+
+_METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,39}\Z")
+_OBJECT = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\Z", re.ASCII)
+_LARGEST = 1 << 20
+_TABLES = ("server", "groups", "route")
+_DESTINATIONS = ("static", "wsgi", "resource")
+#: The keys of a route.
+ROUTE_KEYS = ("path", "allow", "methods", "listing", *_DESTINATIONS)
+
+
+class ConfigError(SettingsError):
+    """A configuration file is wrong.  ``mistakes`` are all there are, a line each; the text is all of them in one."""
+
+    def __init__(self, path: Path, mistakes: Iterable[str]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__(f"{printable(str(path))}: {'; '.join(self.mistakes)}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a configuration file says: ``server`` holds the settings that it gives, ``rules`` the routes and groups."""
+
+    server: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+    rules: Rules = field(default_factory=Rules)
+
+    def unknown(self, clients: Collection[str]) -> list[str]:
+        """Return a line for each client that is named, but is not among *clients*.  It may be authorized later."""
+        named = [(f"groups.{group}", members) for group, members in self.rules.groups.items()]
+        named += [(f"route[{route.number}].allow", route.allow.clients) for route in self.rules.routes]
+        return [
+            f"{where}: unknown client {client}" for where, names in named for client in sorted(names) if client not in clients
+        ]
+
+
+def read(path: Path) -> Config:
+    """Read the file *path*.  Raises :exc:`ConfigError` with every mistake in it."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_LARGEST + 1)
+        if len(data) > _LARGEST:
+            raise ConfigError(path, ["larger than 1 MiB"])
+        text = data.decode("utf-8")
+    except OSError as error:
+        raise ConfigError(path, [str(error.strerror)]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, [str(error)]) from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Config:
+    """Read *text*, the content of the file *path*.  Raises :exc:`ConfigError` with every mistake in it."""
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(path, [_shown(str(error) or type(error).__name__)]) from None
+    reading = _Reading(path.parent)
+    config = reading.config(document)
+    if reading.mistakes:
+        raise ConfigError(path, reading.mistakes)
+    return config
+
+
+class _Reading:
+    """Goes through a document and notes what is wrong, each with its key path."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self.mistakes: list[str] = []
+
+    def _wrong(self, where: str, what: str) -> None:
+        self.mistakes.append(f"{where}: {what}")
+
+    def config(self, document: Mapping[str, Any]) -> Config:
+        for key in document:
+            if key not in _TABLES:
+                self._wrong(_shown(key), "unknown")
+        table = document.get("server", {})
+        server: Mapping[str, object] = {}
+        if isinstance(table, dict):
+            server, mistakes = settings.from_table(table, self._base)
+            self.mistakes += mistakes
+        else:
+            self._wrong("server", "a table is wanted")
+        groups = self._groups(document.get("groups", {}))
+        routes = self._routes(document.get("route", []), groups)
+        return Config(MappingProxyType(dict(server)), Rules(tuple(routes), MappingProxyType(groups)))
+
+    def _groups(self, table: object) -> dict[str, frozenset[str]]:
+        groups: dict[str, frozenset[str]] = {}
+        if not isinstance(table, dict):
+            self._wrong("groups", "a table is wanted")
+            return groups
+        for name, clients in table.items():
+            where = f"groups.{_shown(name)}"
+            if not GROUP_NAME.match(name):
+                self._wrong(where, "a group's name is letters, digits, dots, dashes and underscores")
+            groups[name] = frozenset(self._texts(where, clients, _client))
+        return groups
+
+    def _routes(self, tables: object, groups: Mapping[str, object]) -> list[Route]:
+        routes: list[Route] = []
+        if not isinstance(tables, list):
+            self._wrong("route", "[[route]] is wanted, with two brackets")
+            return routes
+        first: dict[bytes, int] = {}
+        for number, table in enumerate(tables):
+            where = f"route[{number}]"
+            if not isinstance(table, dict):
+                self._wrong(where, "a table is wanted")
+                continue
+            before = len(self.mistakes)
+            path = self._path(f"{where}.path", table.get("path"))
+            if path is not None and first.setdefault(path, number) != number:
+                self._wrong(f"{where}.path", f"it is the path of route[{first[path]}] too")
+            for key in table:
+                if key not in ROUTE_KEYS:
+                    self._wrong(f"{where}.{_shown(key)}", "unknown")
+            allow = self._allow(f"{where}.allow", table.get("allow"), groups)
+            methods = self._methods(f"{where}.methods", table.get("methods"))
+            destination = self._destination(where, table)
+            if len(self.mistakes) == before and path is not None and destination is not None:
+                routes.append(Route(number, path, Allow.of(allow), destination, methods))
+        return routes
+
+    def _path(self, where: str, value: object) -> bytes | None:
+        if not isinstance(value, str):
+            self._wrong(where, "missing" if value is None else "text is wanted")
+            return None
+        try:
+            path = canonical(value.encode("utf-8", "surrogatepass"))
+        except PathError as error:
+            self._wrong(where, f"no request can have this path: {error}")
+            return None
+        if b"?" in path or b"#" in path:
+            self._wrong(where, "no request can have this path: a query is no part of it")
+            return None
+        path = path.removesuffix(b"/")
+        reserved = RESERVED.encode()
+        if path == reserved or path.startswith(reserved + b"/"):
+            self._wrong(where, f"no request gets here: {RESERVED} is mtlsd's own")
+            return None
+        return path
+
+    def _allow(self, where: str, value: object, groups: Mapping[str, object]) -> list[str]:
+        if value is None:
+            self._wrong(where, f'missing; ["{EVERYONE}"] is every authorized client')
+            return []
+
+        def check(entry: str) -> str | None:
+            if entry == EVERYONE:
+                return None
+            if entry.startswith(GROUP):
+                known = entry.removeprefix(GROUP) in groups
+                return None if known else f"unknown group {_shown(entry.removeprefix(GROUP))}: it has no line under [groups]"
+            return _client(entry)
+
+        entries = self._texts(where, value, check)
+        if value == []:
+            self._wrong(where, "it names nobody, so no request gets here")
+        return entries
+
+    def _methods(self, where: str, value: object) -> frozenset[bytes] | None:
+        if value is None:
+            return None
+
+        def check(entry: str) -> str | None:
+            return None if _METHOD.match(entry) else "a method in capital letters is wanted"
+
+        methods = self._texts(where, value, check)
+        if value == []:
+            self._wrong(where, "it names no method, so no request gets here")
+        return frozenset(method.encode() for method in methods if _METHOD.match(method))
+
+    def _destination(self, where: str, table: Mapping[str, Any]) -> Destination | None:
+        given = [key for key in _DESTINATIONS if key in table]
+        if len(given) != 1:
+            self._wrong(where, f"exactly one of {', '.join(_DESTINATIONS)} is wanted")
+            return None
+        key, value = given[0], table[given[0]]
+        listing = table.get("listing", False)
+        if "listing" in table and key != "static":
+            self._wrong(f"{where}.listing", "only a static route has one")
+        if not isinstance(listing, bool):
+            self._wrong(f"{where}.listing", "true or false is wanted")
+        if not isinstance(value, str):
+            self._wrong(f"{where}.{key}", "text is wanted")
+        elif key == "static":
+            if value and "\0" not in value:
+                return Static(self._base / value, listing is True)
+            self._wrong(f"{where}.{key}", "a path is wanted")
+        elif _OBJECT.match(value):
+            return Wsgi(value) if key == "wsgi" else Made(value)
+        else:
+            self._wrong(f"{where}.{key}", '"module:name" is wanted')
+        return None
+
+    def _texts(self, where: str, value: object, check: Callable[[str], str | None]) -> list[str]:
+        """Return the texts of a list, of which *check* says what is wrong with each (``None``: nothing)."""
+        if not isinstance(value, list):
+            self._wrong(where, "a list is wanted")
+            return []
+        texts = []
+        for number, entry in enumerate(value):
+            wrong = check(entry) if isinstance(entry, str) else "text is wanted"
+            if wrong is None and entry in texts:
+                wrong = "it is there twice"
+            if wrong is not None:
+                self._wrong(f"{where}[{number}]", wrong)
+            elif isinstance(entry, str):
+                texts.append(entry)
+        return texts
+
+
+def _client(name: str) -> str | None:
+    return None if is_client_name(name) else f"not the name of a client: {_shown(name)}"
+
+
+def _shown(text: str) -> str:
+    return shortened(printable(text), 100)

@@ -1,0 +1,60 @@
+"""The configuration file while the service runs: a change is in force with the next request, a mistake changes nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from twisted.logger import Logger
+
+from mtlsd.config import Config, read
+from mtlsd.errors import SettingsError
+
+_Signature = tuple[int, ...] | None
+
+
+class ConfigWatcher:
+    """Looks at the file at every beat, and has what has changed in it used.
+
+    One that is being written may be half there, and half a list of routes may let in whom the other half keeps out: it is
+    read when it has stayed the same for a beat.
+    """
+
+    def __init__(self, path: Path, config: Config, use: Callable[[Config], object]) -> None:
+        """*config* is what stands in *path* and is in use; *use* may raise :exc:`SettingsError`, and then changes nothing."""
+        self._path = path
+        self._use = use
+        self._server = config.server
+        self._read = self._seen = self._signature()
+        self._log = Logger()
+
+    def beat(self) -> None:
+        """Called once a second."""
+        before, self._seen = self._seen, self._signature()
+        if self._seen is not None and self._seen == before and self._seen != self._read:
+            self.reload()
+
+    def reload(self) -> None:
+        """Read the file now, changed or not (SIGHUP)."""
+        self._read = self._seen = self._signature()
+        try:
+            config = read(self._path)
+            self._use(config)
+        except SettingsError as error:
+            self._log.error("{error}; what was in force stays in force", error=error)
+            return
+        self._log.info("{path}: {routes} routes in force", path=self._path, routes=len(config.rules.routes))
+        for key in _changed(self._server, config.server):
+            self._log.warn("{path}: server.{key} has changed: that takes a restart", path=self._path, key=key)
+
+    def _signature(self) -> _Signature:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _changed(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))

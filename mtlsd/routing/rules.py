@@ -1,0 +1,186 @@
+"""Who may ask for what: a decision on a client, a method and a canonical path.  Pure.
+
+The route with the longest path that matches decides alone.  Fails closed: what no route names is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from http import HTTPStatus
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeAlias
+
+#: In ``allow``: every authorized client.
+EVERYONE = "*"
+#: In ``allow``, before the name of a group.
+GROUP = "group:"
+#: Below this path mtlsd answers itself, where there are routes.
+RESERVED = "/.mtlsd"
+
+_SLASH = b"/"
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """Files of a folder; ``listing``: whether a folder without an index page is listed."""
+
+    folder: Path
+    listing: bool = False
+
+    def __str__(self) -> str:
+        return f"the files in {self.folder}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wsgi:
+    """A WSGI application (PEP 3333): ``module:name``."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"the WSGI application {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A twisted.web resource that ``module:name`` makes when it is called."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"the resource of {self.name}"
+
+
+Destination: TypeAlias = Static | Wsgi | Made
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """Who a route is for: everyone who is authorized, or clients by name and by group."""
+
+    everyone: bool = False
+    clients: frozenset[str] = frozenset()
+    groups: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, entries: Iterable[str]) -> Allow:
+        """Read the entries of ``allow``: ``*``, ``group:NAME`` and names of clients."""
+        entries = tuple(entries)
+        return cls(
+            EVERYONE in entries,
+            frozenset(entry for entry in entries if entry != EVERYONE and not entry.startswith(GROUP)),
+            frozenset(entry.removeprefix(GROUP) for entry in entries if entry.startswith(GROUP)),
+        )
+
+    def admits(self, client: str, groups: Iterable[str]) -> bool:
+        """Tell whether *client*, a member of *groups*, is meant."""
+        return self.everyone or client in self.clients or not self.groups.isdisjoint(groups)
+
+    def __str__(self) -> str:
+        if self.everyone:
+            return EVERYONE
+        return ", ".join([*sorted(self.clients), *(f"{GROUP}{group}" for group in sorted(self.groups))]) or "nobody"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One rule.  ``path`` is canonical and without a slash at its end (``/`` is empty); ``methods`` ``None``: any.
+
+    ``number`` is its place in the file, from 0.
+    """
+
+    number: int
+    path: bytes
+    allow: Allow
+    destination: Destination
+    methods: frozenset[bytes] | None = None
+
+    @property
+    def label(self) -> str:
+        """How messages call it."""
+        return f"route[{self.number}] {self.path.decode('ascii') or '/'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """The request may go where ``route`` leads."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """The request is turned away: a status, what decided it, and for 405 what could be asked instead."""
+
+    status: HTTPStatus
+    reason: str
+    route: Route | None = None
+    methods: tuple[bytes, ...] = ()
+
+
+Ruling: TypeAlias = Routed | Turned
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Every route, and the clients of each group that the configuration names."""
+
+    routes: tuple[Route, ...] = ()
+    groups: Mapping[str, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
+
+    @cached_property
+    def _by_path(self) -> Mapping[bytes, Route]:
+        return {route.path: route for route in self.routes}
+
+    @cached_property
+    def _longest(self) -> int:
+        return max((len(route.path) for route in self.routes), default=0)
+
+    @cached_property
+    def _memberships(self) -> Mapping[str, tuple[str, ...]]:
+        of: dict[str, list[str]] = {}
+        for group, clients in self.groups.items():
+            for client in clients:
+                of.setdefault(client, []).append(group)
+        return {client: tuple(groups) for client, groups in of.items()}
+
+    def groups_of(self, client: str, own: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the groups of *client*: its *own*, as the registry has them, and those of the configuration."""
+        more = self._memberships.get(client)
+        return own if more is None else tuple(dict.fromkeys((*own, *more)))
+
+    def match(self, path: bytes) -> Route | None:
+        """Return the route with the longest path that is *path* (canonical) or whole segments of its beginning."""
+        by_path = self._by_path
+        if len(path) <= self._longest:
+            found = by_path.get(path)
+            if found is not None:
+                return found
+        end = path.rfind(_SLASH, 0, self._longest + 1)
+        while end >= 0:
+            found = by_path.get(path[:end])
+            if found is not None:
+                return found
+            end = path.rfind(_SLASH, 0, end)
+        return None
+
+    def rule(self, client: str, groups: tuple[str, ...], method: bytes, path: bytes) -> Ruling:
+        """Decide on a request of *client*, a member of *groups* (all of them), for a canonical *path*.
+
+        Whoever is not allowed does not learn which methods there are.
+        """
+        route = self.match(path)
+        if route is None:
+            return Turned(HTTPStatus.FORBIDDEN, "no route has this path")
+        if not route.allow.admits(client, groups):
+            return Turned(HTTPStatus.FORBIDDEN, f"{route.label} allows {route.allow}", route)
+        methods = route.methods
+        # RFC 9110 9.3.2: HEAD asks for what GET would say.
+        if methods is None or method in methods or (method == b"HEAD" and b"GET" in methods):
+            return Routed(route)
+        known = methods | {b"HEAD"} if b"GET" in methods else methods
+        names = ", ".join(sorted(name.decode("ascii") for name in methods))
+        return Turned(HTTPStatus.METHOD_NOT_ALLOWED, f"{route.label} takes {names}", route, tuple(sorted(known)))

@@ -1,0 +1,50 @@
+"""What is said of a client to the application behind the door, and what the client may not say of itself."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from mtlsd.identity import Identity
+from mtlsd.web.headers import PlainHeaders
+
+# Headers by which some application, framework or server is told who its client is, where it is, or which path it asks
+# for.  WSGI and CGI merge spellings (`X_Client_Name`), and so may anything else.
+_CLAIM = re.compile(
+    rb"client-cert(-chain)?|(x-)?client-(cert|verify|s-dn|i-dn)(-.*)?|x-client-.*|x-ssl-.*|ssl-client-.*|x-tls-client-.*|x-forwarded-.*"
+    rb"|forwarded|x-real-ip|(x-)?remote-user(-.*)?|x-remote-addr|true-client-ip|cf-connecting-ip|x-cluster-client-ip|x-arr-clientcert"
+    rb"|x-amzn-mtls-.*|x-auth-request-.*|x-authenticated-.*|x-webauth-.*|x-original-ur[li]|x-rewrite-url"
+)
+_ONE_FORM = bytes.maketrans(b"_.", b"--")
+
+
+@lru_cache(maxsize=1024)
+def is_claim(name: bytes) -> bool:
+    """Tell whether a header is one that an application may take for the door's word, in whatever spelling."""
+    return _CLAIM.fullmatch(name.lower().translate(_ONE_FORM)) is not None
+
+
+def without_claims(headers: PlainHeaders) -> None:
+    """Take out of a request's *headers* what its client says of itself."""
+    plain = headers.plain
+    for name in [name for name in plain if is_claim(name)]:
+        del plain[name]
+
+
+def claims(identity: Identity, certificate: bytes, address: str, host: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    """Return the headers that tell an application who its client is.
+
+    *certificate* is the leaf's DER, *address* the client's, *host* what it asked for.  Names, groups and fingerprints
+    have no character that needs an escape; text from a certificate is not among them.
+    """
+    # RFC 9440 2.1: a Byte Sequence of RFC 8941.
+    yield b"Client-Cert", b":%b:" % base64.b64encode(certificate)
+    yield b"X-Client-Name", identity.client.encode("ascii")
+    yield b"X-Client-Fingerprint", identity.certificate.fingerprint.encode("ascii")
+    yield b"X-Client-Groups", ",".join(identity.groups).encode("ascii")
+    yield b"X-Forwarded-For", address.encode("ascii")
+    yield b"X-Forwarded-Proto", b"https"
+    if host is not None:
+        yield b"X-Forwarded-Host", host

@@ -1,0 +1,81 @@
+"""Files of a folder, and never one outside of it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from typing import Any, cast
+
+from twisted.web.http import datetimeToString
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+from twisted.web.static import File, getTypeAndEncoding
+
+from mtlsd.web.site import Missing
+
+#: As many ranges as a player of videos or a reader of archives asks for.  Each may be the whole file (CVE-2011-3192).
+_RANGES = re.compile(
+    rb"bytes=[ \t]*(?:[0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})(?:[ \t]*,[ \t]*(?:[0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})){0,15}"
+)
+
+
+class Files(File):
+    """:class:`twisted.web.static.File`, in plain lines, that lists nothing unasked and follows no link out of its folder."""
+
+    def __init__(self, path: str, *, listing: bool = False, inside: str | None = None) -> None:
+        """*path* has no symbolic link in it; *inside* is the folder that is served (default: *path*)."""
+        super().__init__(path, defaultType="application/octet-stream")
+        self._listing = listing
+        self._inside = path if inside is None else inside
+        self.childNotFound: Any = Missing()
+        self.forbidden: Any = self.childNotFound
+
+    def createSimilarFile(self, path: str) -> IResource:
+        """Return what serves *path*.  A link may not lead out of the folder, nor to what is no file: a FIFO would hang."""
+        real = os.path.realpath(path)
+        is_inside = real == self._inside or real.startswith(self._inside.rstrip("/") + "/")
+        if not is_inside or not (os.path.isfile(real) or os.path.isdir(real)):
+            return Missing()
+        served = Files(real, listing=self._listing, inside=self._inside)
+        # By the name that was asked for, which may be a link's.
+        served.type, served.encoding = getTypeAndEncoding(
+            os.path.basename(path), self.contentTypes, self.contentEncodings, self.defaultType
+        )
+        return served
+
+    def getChild(self, path: bytes, request: IRequest) -> IResource:
+        """Return what is called *path* in this folder; the empty name is its index page."""
+        try:
+            path.decode("utf-8")
+        except UnicodeDecodeError:
+            # Twisted's answer is a traceback in the log.
+            return Missing()
+        if not path and not self._listing and self.isdir() and self.childSearchPreauth(*self.indexNames) is None:
+            return Missing()
+        return cast(IResource, super().getChild(path, request))
+
+    def render_GET(self, request: Any) -> Any:
+        """Send the file, or the ranges of it that are asked for."""
+        # What a browser takes for another type than it is, is somebody else's page.
+        request.setHeader(b"X-Content-Type-Options", b"nosniff")
+        headers = request.requestHeaders
+        if headers.hasHeader(b"Range") and not self._has_use_for_ranges(headers):
+            # RFC 9110 14.2: the whole, then.
+            headers.removeHeader(b"Range")
+        return super().render_GET(request)
+
+    def _has_use_for_ranges(self, headers: Any) -> bool:
+        ranges = headers.getRawHeaders(b"Range")
+        if len(ranges) != 1 or not _RANGES.fullmatch(ranges[0]):
+            return False
+        # RFC 9110 13.1.5: parts of another state of the file are not wanted.  (Twisted rounds Last-Modified up.)
+        wanted = headers.getRawHeaders(b"If-Range")
+        return wanted is None or wanted == [datetimeToString(math.ceil(self.getModificationTime()))]
+
+    def _rangeToOffsetAndSize(self, start: int | None, end: int | None) -> tuple[int, int]:
+        # RFC 9110 14.1.2: the last 1,000 bytes of a file of 10 are the 10; Twisted's would begin before the first.
+        if start is None and end is not None:
+            end = min(end, self.getFileSize())
+        found: tuple[int, int] = super()._rangeToOffsetAndSize(start, end)
+        return found

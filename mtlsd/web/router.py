@@ -1,0 +1,125 @@
+"""From a request to the resource that answers it, where there is a configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes as unquote
+
+from twisted.logger import Logger
+from twisted.web.resource import IResource
+
+from mtlsd.applications import found, told
+from mtlsd.config import ConfigError
+from mtlsd.errors import SettingsError
+from mtlsd.identity import Identity
+from mtlsd.routing.paths import PathError, canonical
+from mtlsd.routing.rules import RESERVED, Destination, Made, Routed, Rules, Static
+from mtlsd.text import shortened
+from mtlsd.web.application import Application
+from mtlsd.web.claims import without_claims
+from mtlsd.web.files import Files
+from mtlsd.web.request import Request
+
+_OWN = RESERVED.encode()
+#: Characters of a path that are logged.
+_SHOWN = 200
+
+
+class Router:
+    """The rules in force, and the resource of each route.  A reload makes another one, and swaps it in whole."""
+
+    _log = Logger()
+
+    def __init__(self, rules: Rules, resources: Mapping[Destination, IResource], own: IResource) -> None:
+        """*own* is mtlsd's own tree: below ``/.mtlsd`` where there are routes, at ``/`` where there are none."""
+        self.rules = rules
+        self._resources = resources
+        self._own = own
+
+    def joined(self, identity: Identity) -> Identity:
+        """Return *identity* with the groups that the configuration gives it too."""
+        groups = self.rules.groups_of(identity.client, identity.groups)
+        return identity if groups is identity.groups else replace(identity, groups=groups)
+
+    def find(self, request: Request, identity: Identity) -> IResource | None:
+        """Return the resource where *request* begins its way down, which is told its path; ``None``: it is answered."""
+        if not self.rules.routes:
+            return _beginning(request, self._own, b"")
+        try:
+            path = canonical(request.path)
+        except PathError as error:
+            request.answer(400, f"bad path: {error}")
+            return None
+        if path != request.path:
+            # What is judged is what the application sees.
+            request.uri = path + request.uri[len(request.path) :]
+            request.path = path
+        if path == _OWN or path.startswith(_OWN + b"/"):
+            return _beginning(request, self._own, _OWN)
+        ruling = self.rules.rule(identity.client, identity.groups, request.method, path)
+        if isinstance(ruling, Routed):
+            without_claims(request.requestHeaders)
+            return _beginning(request, self._resources[ruling.route.destination], ruling.route.path)
+        self._log.info(
+            "{client} was refused {method} {path}: {reason} [{connection}]",
+            client=identity.client,
+            method=request.method.decode("ascii"),
+            path=shortened(path.decode("ascii"), _SHOWN),
+            reason=ruling.reason,
+            connection=request.gate.connection_id,
+        )
+        if ruling.methods:
+            request.setHeader(b"Allow", b", ".join(ruling.methods))
+            request.answer(ruling.status, "method not allowed")
+        else:
+            request.answer(ruling.status, f"not allowed: {identity.client} may not ask for this")
+        return None
+
+
+class Resources:
+    """Makes what the routes lead to, each once: an application keeps its state over a reload of the configuration."""
+
+    def __init__(self, reactor: Any, config: Path) -> None:
+        """*config* is the configuration file."""
+        self._reactor = reactor
+        self._config = config
+        self._made: Mapping[Destination, IResource] = {}
+
+    def make(self, rules: Rules) -> Mapping[Destination, IResource]:
+        """Return the resource of each destination.  Raises :exc:`~mtlsd.config.ConfigError` with every mistake."""
+        made: dict[Destination, IResource] = {}
+        mistakes = []
+        for route in rules.routes:
+            destination = route.destination
+            try:
+                made[destination] = self._made.get(destination) or made.get(destination) or self._one(destination)
+            except SettingsError as error:
+                mistakes.append(f"route[{route.number}].{error}")
+        if mistakes:
+            raise ConfigError(self._config, mistakes)
+        self._made = made
+        return made
+
+    def _one(self, destination: Destination) -> IResource:
+        what = found(destination, self._config.parent)
+        if isinstance(destination, Static):
+            return Files(what, listing=destination.listing)
+        if not isinstance(destination, Made):
+            return Application(self._reactor, what)
+        try:
+            resource: IResource = what()
+        except Exception as error:
+            raise SettingsError(f"resource: {destination.name}: {told(error)}") from error
+        if not IResource.providedBy(resource):
+            raise SettingsError(f"resource: {destination.name}: what it made is no twisted.web resource")
+        return resource
+
+
+def _beginning(request: Request, resource: IResource, at: bytes) -> IResource:
+    request.prepath = at[1:].split(b"/") if at else []
+    rest = request.path[len(at) :]
+    request.postpath = [unquote(part) for part in rest[1:].split(b"/")] if rest else []
+    return resource

@@ -1,0 +1,236 @@
+"""The configuration file: every mistake at once, each with its place, and nothing is guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from mtlsd.config import Config, ConfigError, parse, read
+from mtlsd.routing.rules import Allow, Made, Route, Static, Wsgi
+
+FILE = Path("/etc/mtlsd/mtlsd.toml")
+
+EXAMPLE = """
+[server]
+port = 9444
+
+[groups]
+ops = ["alice", "bob"]
+nobody = []
+
+[[route]]
+path = "/"
+allow = ["*"]
+resource = "site:make"
+
+[[route]]
+path = "/admin/"
+allow = ["group:ops", "carol"]
+methods = ["GET", "POST"]
+wsgi = "admin.wsgi:application"
+
+[[route]]
+path = "/%66iles"
+allow = ["group:nobody"]
+static = "files"
+listing = true
+"""
+
+
+def mistakes(text: str) -> list[str]:
+    """Return what is wrong with a configuration."""
+    try:
+        parse(text, FILE)
+    except ConfigError as error:
+        return list(error.mistakes)
+    return []
+
+
+def route(*lines: str, allow: str = 'allow = ["*"]', path: str = 'path = "/"', to: str = 'static = "/srv"') -> str:
+    """Return a [[route]] with these lines more."""
+    return "\n".join(["[[route]]", path, allow, to, *lines, ""])
+
+
+class ConfigTests(SynchronousTestCase):
+    def test_the_example(self) -> None:
+        """Every kind of route, as values that nothing changes later."""
+        config = parse(EXAMPLE, FILE)
+        self.assertEqual(dict(config.server), {"port": 9444})
+        self.assertEqual(dict(config.rules.groups), {"ops": frozenset({"alice", "bob"}), "nobody": frozenset()})
+        self.assertEqual(
+            config.rules.routes,
+            (
+                Route(0, b"", Allow(everyone=True), Made("site:make")),
+                Route(
+                    1,
+                    b"/admin",
+                    Allow(clients=frozenset({"carol"}), groups=frozenset({"ops"})),
+                    Wsgi("admin.wsgi:application"),
+                    frozenset({b"GET", b"POST"}),
+                ),
+                Route(2, b"/files", Allow(groups=frozenset({"nobody"})), Static(Path("/etc/mtlsd/files"), True)),
+            ),
+        )
+
+    def test_nothing(self) -> None:
+        """An empty file is no mistake."""
+        self.assertEqual(parse("# nothing yet\n", FILE), Config())
+
+    def test_nothing_is_coerced(self) -> None:
+        """`allow = "ops"` would be clients called o, p and s; `allow = "*"` would be everybody (field note 44)."""
+        self.assertEqual(mistakes(route(allow='allow = "ops"')), ["route[0].allow: a list is wanted"])
+        self.assertEqual(mistakes(route(allow='allow = "*"')), ["route[0].allow: a list is wanted"])
+        self.assertEqual(mistakes(route(allow="allow = [1]")), ["route[0].allow[0]: text is wanted"])
+        self.assertEqual(mistakes(route(allow='allow = [["*"]]')), ["route[0].allow[0]: text is wanted"])
+        self.assertEqual(mistakes(route('methods = "GET"')), ["route[0].methods: a list is wanted"])
+        self.assertEqual(mistakes(route("listing = 1")), ["route[0].listing: true or false is wanted"])
+        self.assertEqual(mistakes(route(path="path = 1")), ["route[0].path: text is wanted"])
+        self.assertEqual(mistakes(route(to="static = true")), ["route[0].static: text is wanted"])
+        self.assertEqual(mistakes('[groups]\nops = "alice"'), ["groups.ops: a list is wanted"])
+
+    def test_all_at_once(self) -> None:
+        """Told one after the other, ten mistakes are ten restarts."""
+        text = """
+colour = "blue"
+[server]
+prot = 1
+port = "9443"
+[groups]
+"bad group" = []
+ops = ["alice", "al ice", "alice"]
+[[route]]
+path = "/a"
+allow = ["group:op"]
+static = "/srv"
+[[route]]
+path = "/a/"
+alow = ["*"]
+methods = ["get"]
+upstrem = "x"
+"""
+        self.assertEqual(
+            mistakes(text),
+            [
+                "colour: unknown",
+                "server.prot: unknown",
+                "server.port: a whole number is wanted",
+                "groups.bad group: a group's name is letters, digits, dots, dashes and underscores",
+                "groups.ops[1]: not the name of a client: al ice",
+                "groups.ops[2]: it is there twice",
+                "route[0].allow[0]: unknown group op: it has no line under [groups]",
+                "route[1].path: it is the path of route[0] too",
+                "route[1].alow: unknown",
+                "route[1].upstrem: unknown",
+                'route[1].allow: missing; ["*"] is every authorized client',
+                "route[1].methods[0]: a method in capital letters is wanted",
+                "route[1]: exactly one of static, wsgi, resource is wanted",
+            ],
+        )
+
+    def test_tables(self) -> None:
+        """One bracket too few is an easy slip, and `[route]` alone would be no route at all."""
+        self.assertEqual(mistakes("[route]\npath = '/'"), ["route: [[route]] is wanted, with two brackets"])
+        self.assertEqual(mistakes("route = [1]"), ["route[0]: a table is wanted"])
+        self.assertEqual(mistakes("server = 1\ngroups = 1"), ["server: a table is wanted", "groups: a table is wanted"])
+
+    def test_paths_that_no_request_has(self) -> None:
+        """A route that is never taken is a rule that is not in force, and nobody notices."""
+        for path, why in (
+            ("", "begins with a slash"),
+            ("admin", "begins with a slash"),
+            ("/a//b", "empty segment"),
+            ("/a/../b", "segment"),
+            ("/caf\u00e9", "not printable ASCII"),
+            ("/a%2Fb", "escaped slash"),
+            ("/a?b", "a query is no part of it"),
+            ("/.mtlsd", "mtlsd's own"),
+            ("/.mtlsd/hello/", "mtlsd's own"),
+            ("/%2emtlsd/x", "mtlsd's own"),
+        ):
+            (mistake,) = mistakes(route(path=f'path = "{path}"'))
+            self.assertTrue(mistake.startswith("route[0].path: no request") and why in mistake, mistake)
+        self.assertEqual(mistakes(route(path='path = "/.mtlsdx"')), [])
+
+    def test_one_path_in_two_spellings(self) -> None:
+        """Which of the two decides would be a matter of chance."""
+        text = route(path='path = "/a"') + route(path='path = "/%61/"')
+        self.assertEqual(mistakes(text), ["route[1].path: it is the path of route[0] too"])
+
+    def test_routes_that_nobody_reaches(self) -> None:
+        """An empty list is rarely what is meant, and looks like no limit."""
+        self.assertEqual(mistakes(route(allow="allow = []")), ["route[0].allow: it names nobody, so no request gets here"])
+        self.assertEqual(mistakes(route("methods = []")), ["route[0].methods: it names no method, so no request gets here"])
+
+    def test_one_destination(self) -> None:
+        """Of two, one would be passed over in silence."""
+        self.assertEqual(mistakes(route('wsgi = "a:b"')), ["route[0]: exactly one of static, wsgi, resource is wanted"])
+        self.assertEqual(mistakes(route(to='wsgi = "a"')), ['route[0].wsgi: "module:name" is wanted'])
+        self.assertEqual(mistakes(route(to='resource = "a b:c"')), ['route[0].resource: "module:name" is wanted'])
+        self.assertEqual(mistakes(route(to='static = ""')), ["route[0].static: a path is wanted"])
+        self.assertEqual(mistakes(route("listing = true", to='wsgi = "a:b"')), ["route[0].listing: only a static route has one"])
+
+    def test_a_syntax_error_has_its_line(self) -> None:
+        """Without it one reads the whole file."""
+        (mistake,) = mistakes('[server]\nport = 1\n[[route]\npath = "/"\n')
+        self.assertIn("line 3", mistake)
+
+    def test_what_cannot_be_read(self) -> None:
+        """One line that names the file."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        path = folder / "mtlsd.toml"
+        self.assertEqual(str(self.assertRaises(ConfigError, read, path)), f"{path}: No such file or directory")
+        path.write_bytes(b"\xff")
+        self.assertIn("codec can't decode", str(self.assertRaises(ConfigError, read, path)))
+        path.write_bytes(b"#" * ((1 << 20) + 1))
+        self.assertIn("larger than 1 MiB", str(self.assertRaises(ConfigError, read, path)))
+        path.write_text(EXAMPLE)
+        self.assertEqual(read(path).rules.routes[2].destination, Static(folder / "files", True))
+
+    def test_a_key_cannot_write_to_the_terminal(self) -> None:
+        """A file may be somebody else's: its keys end up in a log."""
+        (mistake,) = mistakes('"a\\u001b[2J\\n" = 1')
+        self.assertEqual(mistake, "a\\x1b[2J\\n: unknown")
+        (mistake,) = mistakes('[server]\n"\\u001b" = 1')
+        self.assertEqual(mistake, "server.\\x1b: unknown")
+
+    def test_unknown_clients(self) -> None:
+        """A misspelt name locks somebody out; but it may also be one that is enrolled tomorrow."""
+        config = parse(EXAMPLE, FILE)
+        self.assertEqual(config.unknown({"alice"}), ["groups.ops: unknown client bob", "route[1].allow: unknown client carol"])
+        self.assertEqual(config.unknown({"alice", "bob", "carol"}), [])
+
+    @given(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.just("*"),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["path", "allow", "methods", "static", "wsgi", "listing", "x"]), inner, max_size=4
+                )
+            ),
+            max_leaves=12,
+        ),
+        st.sampled_from(["route", "groups", "server"]),
+    )
+    def test_any_document(self, value: object, key: str) -> None:
+        """Whatever TOML can hold is a configuration or a list of mistakes, never a traceback."""
+        for mistake in mistakes(f"{key} = {_toml(value)}"):
+            self.assertNotIn("\n", mistake)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(max(-(2**62), min(2**62, value)))
+    if isinstance(value, str):
+        return '"' + "".join(f"\\U{ord(character):08x}" for character in value if not 0xD800 <= ord(character) < 0xE000) + '"'
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    return '""'

@@ -1,0 +1,456 @@
+"""Routes in front of resources: the channel, the rules and the destinations, in memory."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+
+from mtlsd.applications import missing
+from mtlsd.config import ConfigError, parse
+from mtlsd.routing.rules import Made, Routed
+from mtlsd.web.request import identity
+from mtlsd.web.router import Resources, Router
+from mtlsd.web.site import make_root
+from tests.site_in_memory import ALICE, NOW, Answer, FrontDoor, Gate, ask
+
+STAFF = replace(ALICE, groups=("staff",))
+
+
+class Told(Resource):
+    """Answers with what an application sees of a request."""
+
+    isLeaf = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def render_GET(self, request: Any) -> bytes:
+        seen = (self.name, request.path, request.uri, request.prepath, request.postpath, identity(request).groups)
+        return repr(seen).encode()
+
+    def render_DELETE(self, request: Any) -> bytes:
+        return repr(sorted(name for name, _ in request.requestHeaders.getAllRawHeaders())).encode()
+
+
+class Threads(Clock):
+    """A reactor whose threads are this one."""
+
+    def getThreadPool(self) -> Threads:
+        return self
+
+    def callInThread(self, call: Callable[..., object], *arguments: object) -> None:
+        call(*arguments)
+
+    def callFromThread(self, call: Callable[..., object], *arguments: object) -> None:
+        call(*arguments)
+
+
+def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    names = ("SCRIPT_NAME", "PATH_INFO", "CONTENT_LENGTH", "REMOTE_USER", "HTTP_X_CLIENT_NAME", "HTTP_TRANSFER_ENCODING")
+    return [repr((tuple(environ.get(name) for name in names), body)).encode()]
+
+
+def broken(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    raise ValueError("secret")
+
+
+def told_one() -> Told:
+    return Told("one")
+
+
+def told_two() -> Told:
+    return Told("two")
+
+
+def told_three() -> Told:
+    return Told("three")
+
+
+def no_resource() -> str:
+    return "x"
+
+
+def fails() -> Resource:
+    raise RuntimeError("two\nlines")
+
+
+not_callable = 1
+
+ROUTES = """
+[groups]
+ops = ["alice"]
+[[route]]
+path = "/"
+allow = ["*"]
+resource = "tests.test_router:told_one"
+[[route]]
+path = "/admin"
+allow = ["group:ops"]
+methods = ["GET", "DELETE"]
+resource = "tests.test_router:told_two"
+[[route]]
+path = "/private"
+allow = ["carol"]
+resource = "tests.test_router:told_three"
+"""
+
+
+class RouterTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).resolve()
+        self.folder.mkdir()
+        self.config = self.folder / "mtlsd.toml"
+        self.resources = Resources(Threads(), self.config)
+        self.own = make_root(lambda: NOW)
+        self.door = FrontDoor(self.own)
+        self.addCleanup(sys.path.__setitem__, slice(None), sys.path[:])
+        self.said: list[str] = []
+        observer = cast(ILogObserver, self.hear)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def hear(self, event: LogEvent) -> None:
+        if event.get("log_namespace") == "mtlsd.web.router.Router":
+            self.said.append(str(event["log_format"]).format(**event))
+
+    def configure(self, text: str) -> None:
+        rules = parse(text, self.config).rules
+        self.door.site.router = Router(rules, self.resources.make(rules), self.own)
+
+    def get(self, target: str, method: str = "GET", *headers: str, body: bytes = b"", gate: Gate | None = None) -> Answer:
+        gate = self.door.connect(gate or Gate(STAFF))
+        gate.protocol.dataReceived(ask(target, method, *headers, body=body))
+        while gate.producer is not None and not gate.streaming:
+            gate.producer.resumeProducing()
+        return Answer(gate.taken())
+
+
+class RouteTests(RouterTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.configure(ROUTES)
+
+    def seen(self, target: str) -> Any:
+        answer = self.get(target)
+        self.assertEqual(answer.status, 200, answer.body)
+        return eval(answer.body)
+
+    def test_the_way(self) -> None:
+        """A resource below a route would look for its children in the wrong part of the path."""
+        self.assertEqual(self.seen("/"), ("one", b"/", b"/", [], [b""], ("staff", "ops")))
+        self.assertEqual(self.seen("/x/y"), ("one", b"/x/y", b"/x/y", [], [b"x", b"y"], ("staff", "ops")))
+        self.assertEqual(self.seen("/admin"), ("two", b"/admin", b"/admin", [b"admin"], [], ("staff", "ops")))
+        self.assertEqual(self.seen("/admin/")[3:5], ([b"admin"], [b""]))
+        self.assertEqual(self.seen("/admin/a%20b?q=%2F")[1:5], (b"/admin/a%20b", b"/admin/a%20b?q=%2F", [b"admin"], [b"a b"]))
+
+    def test_the_same_bytes(self) -> None:
+        """What is judged as `/admin` must not reach the application as something else."""
+        self.assertEqual(self.seen("/%61dmin/%7ex?%61")[:3], ("two", b"/admin/~x", b"/admin/~x?%61"))
+        self.assertEqual(self.seen("http://localhost/%61dmin")[:2], ("two", b"/admin"))
+
+    @given(st.lists(st.sampled_from(["/", "admin", "private", "%61", "x", "%2e", ".", "%2F", ";", "%7E"]), max_size=6))
+    def test_any_path(self, parts: list[str]) -> None:
+        """The rule that decides is the rule of the path that the application sees."""
+        target = "/" + "".join(parts)
+        answer = self.get(target)
+        if answer.status != 200:
+            self.assertIn(answer.status, (400, 403))
+            return
+        name, path, *_ = eval(answer.body)
+        router = self.door.site.router
+        assert router is not None
+        ruling = router.rules.rule("alice", ("ops",), b"GET", path)
+        assert isinstance(ruling, Routed)
+        self.assertEqual(ruling.route.destination, Made(f"tests.test_router:told_{name}"))
+
+    def test_refused_paths(self) -> None:
+        """One line that says what is wrong, and the connection lives on."""
+        gate = self.door.connect(Gate(STAFF))
+        gate.protocol.dataReceived(ask("/a//b") + ask("/a/%2e%2e/b") + ask("/admin"))
+        answers = gate.taken()
+        self.assertEqual(answers.count(b"HTTP/1.1 400 Bad Request"), 2)
+        self.assertIn(b"bad path: a path may not have an empty segment\n", answers)
+        self.assertEqual(answers.count(b"HTTP/1.1 200"), 1)
+
+    def test_not_allowed(self) -> None:
+        """The client is told in a line; which rule it was is for the operator."""
+        answer = self.get("/private/x?secret")
+        self.assertEqual((answer.status, answer.body), (403, b"not allowed: alice may not ask for this\n"))
+        self.assertEqual(self.said, ["alice was refused GET /private/x: route[2] /private allows carol [c0ffee-1]"])
+        self.assertIn('"GET /private/x?secret HTTP/1.1" 403', self.door.lines[-1])
+
+    def test_methods(self) -> None:
+        """RFC 9110 15.5.6: a 405 says what may be asked instead."""
+        answer = self.get("/admin", "POST")
+        self.assertEqual((answer.status, answer.headers["allow"]), (405, "DELETE, GET, HEAD"))
+        self.assertEqual(self.get("/admin", "HEAD").status, 200)
+        self.assertEqual(self.get("/admin", "DELETE").status, 200)
+
+    def test_its_own_pages(self) -> None:
+        """With routes, `/hello` is the application's; mtlsd's own are where nobody's are."""
+        self.assertEqual(self.get("/.mtlsd/hello").body, b"Hello: alice\n")
+        self.assertEqual(self.get("/%2Emtlsd/hello").body, b"Hello: alice\n")
+        self.assertIn(b'"ops"', self.get("/.mtlsd/whoami").body)
+        self.assertEqual(self.get("/.mtlsd/").status, 200)
+        self.assertEqual(self.get("/.mtlsd/nothing").status, 404)
+        self.assertEqual(self.seen("/hello")[0], "one")
+        self.assertEqual(self.seen("/.mtlsdx")[0], "one")
+
+    def test_claims(self) -> None:
+        """A resource that reads `X-Client-Name` would believe its client."""
+        headers = ("X-Client-Name: mallory", "x_ssl_client_cert: x", "Remote-User: root", "X-Mine: 1")
+        self.assertEqual(eval(self.get("/admin", "DELETE", *headers).body), [b"Host", b"X-Mine"])
+
+    def test_a_change_bites_on_a_live_connection(self) -> None:
+        """A client that stays connected would keep what was taken from it."""
+        gate = self.door.connect(Gate(STAFF))
+        gate.protocol.dataReceived(ask("/admin"))
+        self.assertEqual(Answer(gate.taken()).status, 200)
+        self.configure(ROUTES.replace('ops = ["alice"]', 'ops = ["bob"]'))
+        gate.protocol.dataReceived(ask("/admin"))
+        self.assertEqual(Answer(gate.taken()).status, 403)
+        # By the registry's word alone.
+        gate.identity = replace(ALICE, groups=("ops",))
+        gate.protocol.dataReceived(ask("/admin"))
+        self.assertEqual(Answer(gate.taken()).status, 200)
+
+    def test_who_is_no_longer_authorized(self) -> None:
+        """No rule is even asked."""
+        gate = Gate()
+        self.door.connect(gate)
+        gate.identity = None
+        gate.protocol.dataReceived(ask("/private"))
+        self.assertEqual((gate.taken(), self.said), (b"", []))
+
+    def test_no_route_is_no_entry(self) -> None:
+        """The default is to refuse."""
+        self.configure(ROUTES.replace('path = "/"', 'path = "/public"'))
+        self.assertEqual(self.get("/x").status, 403)
+        self.assertEqual(self.said[-1], "alice was refused GET /x: no route has this path [c0ffee-1]")
+
+    def test_options_star(self) -> None:
+        """It is about the server, and has no path to judge."""
+        self.assertEqual(self.get("*", "OPTIONS").status, 200)
+
+    def test_without_routes(self) -> None:
+        """A file with settings and groups alone leaves the pages where they were."""
+        self.configure('[groups]\nops = ["alice"]\n')
+        self.assertEqual(self.get("/hello").body, b"Hello: alice\n")
+        self.assertEqual(self.get("/").status, 200)
+        self.assertEqual(self.get("/.mtlsd/hello").status, 404)
+
+
+class DestinationTests(RouterTestCase):
+    def route(self, to: str) -> str:
+        return f'[[route]]\npath = "/app"\nallow = ["*"]\n{to}\n'
+
+    def test_wsgi(self) -> None:
+        """PEP 3333: the route is the script, the rest the path; and who the client is, is the door's word."""
+        self.configure(self.route('wsgi = "tests.test_router:application"'))
+        answer = self.get("/app/x%20y", "POST", "X-Client-Name: mallory", "Remote_User: root", body=b"abc")
+        self.assertEqual(eval(_dechunked(answer.body)), (("/app", "/x y", "3", "alice", "alice", None), b"abc"))
+        self.assertEqual(eval(_dechunked(self.get("/app").body))[0][:3], ("/app", "", ""))
+
+    def test_a_chunked_body(self) -> None:
+        """Most applications read as much as CONTENT_LENGTH says, and that is nothing without it."""
+        self.configure(self.route('wsgi = "tests.test_router:application"'))
+        gate = self.door.connect(Gate(STAFF))
+        gate.protocol.dataReceived(ask("/app", "POST", "Transfer-Encoding: chunked") + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+        self.assertEqual(eval(_dechunked(Answer(gate.taken()).body)), (("/app", "", "3", "alice", "alice", None), b"abc"))
+
+    def test_a_broken_application(self) -> None:
+        """Its traceback is for the log."""
+        self.configure(self.route('wsgi = "tests.test_router:broken"'))
+        gate = self.door.connect(Gate(STAFF))
+        gate.protocol.dataReceived(ask("/app"))
+        data = gate.taken()
+        self.assertIn(b"HTTP/1.1 500", data)
+        self.assertNotIn(b"secret", data)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+
+    def test_it_stays(self) -> None:
+        """Sessions and caches of an application would be gone with every change of a rule."""
+        self.configure(self.route('resource = "tests.test_router:told_one"'))
+        rules = parse(
+            self.route('resource = "tests.test_router:told_one"') + ROUTES.split("[[route]]\n", maxsplit=1)[0], self.config
+        ).rules
+        (one,) = self.resources.make(rules).values()
+        (two,) = self.resources.make(rules).values()
+        self.assertIs(one, two)
+
+    def test_mistakes(self) -> None:
+        """All of them, by their keys, and nothing of a module's own text reaches the terminal raw."""
+        kinds: tuple[str, ...] = (
+            'wsgi = "tests.nowhere:x"',
+            'wsgi = "tests.test_router:nothing"',
+            'wsgi = "tests.test_router:not_callable"',
+        )
+        kinds += ('resource = "tests.test_router:no_resource"', 'resource = "tests.test_router:fails"', 'static = "nowhere"')
+        text = "".join(self.route(kind).replace("/app", f"/app{number}") for number, kind in enumerate(kinds))
+        rules = parse(text, self.config).rules
+        wrong = self.assertRaises(ConfigError, self.resources.make, rules).mistakes
+        self.assertEqual(
+            wrong,
+            (
+                "route[0].wsgi: tests.nowhere:x: ModuleNotFoundError: No module named 'tests.nowhere'",
+                "route[1].wsgi: tests.test_router:nothing: AttributeError: module 'tests.test_router' has no attribute 'nothing'",
+                "route[2].wsgi: tests.test_router:not_callable: it cannot be called",
+                "route[3].resource: tests.test_router:no_resource: what it made is no twisted.web resource",
+                "route[4].resource: tests.test_router:fails: RuntimeError: two\\nlines",
+                f"route[5].static: {self.folder}/nowhere is not a folder",
+            ),
+        )
+        # `mtlsd check` makes nothing, and so knows all but two of them.
+        self.assertEqual(missing(rules, self.folder), [*wrong[:3], wrong[5]])
+
+    def test_a_module_beside_the_file(self) -> None:
+        """An application would have to be installed before it can be served."""
+        (self.folder / "my_own_site.py").write_text("from tests.test_router import told_two as make\n")
+        self.configure(self.route('resource = "my_own_site:make"'))
+        self.assertIn(b"two", self.get("/app").body)
+
+
+class FilesTests(RouterTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.served = self.folder / "srv"
+        (self.served / "sub").mkdir(parents=True)
+        (self.served / "pages").mkdir()
+        (self.served / "a.txt").write_bytes(b"0123456789")
+        (self.served / "sub" / "b.html").write_bytes(b"<b>")
+        (self.served / "pages" / "index.html").write_bytes(b"<p>")
+        (self.folder / "srv-secret").write_bytes(b"secret")
+        self.configure('[[route]]\npath = "/files"\nallow = ["*"]\nstatic = "srv"\n')
+
+    def test_files(self) -> None:
+        """What it is for."""
+        answer = self.get("/files/a.txt")
+        self.assertEqual((answer.status, answer.body), (200, b"0123456789"))
+        self.assertEqual((answer.headers["content-type"], answer.headers["x-content-type-options"]), ("text/plain", "nosniff"))
+        self.assertEqual(self.get("/files/sub/b.html").headers["content-type"], "text/html")
+        self.assertEqual(self.get("/files/pages/").body, b"<p>")
+        self.assertEqual(self.get("/files/pages").headers["location"], "/files/pages/")
+        head = self.get("/files/a.txt", "HEAD")
+        self.assertEqual((head.status, head.headers["content-length"], head.body), (200, "10", b""))
+        self.assertEqual(self.get("/files/a.txt", "POST", body=b"x").status, 405)
+
+    def test_conditions(self) -> None:
+        """A client that has the file already is not sent it again (RFC 9110 13.1.3)."""
+        date = self.get("/files/a.txt").headers["last-modified"]
+        self.assertEqual(self.get("/files/a.txt", "GET", f"If-Modified-Since: {date}").status, 304)
+
+    def test_ranges(self) -> None:
+        """RFC 9110 14: a download that broke off goes on where it was."""
+        for asked, status, body in (
+            ("bytes=2-4", 206, b"234"),
+            ("bytes=7-", 206, b"789"),
+            ("bytes=-3", 206, b"789"),
+            ("bytes=-999", 206, b"0123456789"),
+            ("bytes=0-999", 206, b"0123456789"),
+            ("bytes=10-", 416, b""),
+            ("bytes=-0", 416, b""),
+            ("bytes=x", 200, b"0123456789"),
+            ("lines=1-2", 200, b"0123456789"),
+            ("bytes=4-2", 200, b"0123456789"),
+            ("bytes=" + ",".join(["0-"] * 17), 200, b"0123456789"),
+            ("bytes=" + "9" * 5000 + "-", 200, b"0123456789"),
+        ):
+            answer = self.get("/files/a.txt", "GET", f"Range: {asked}")
+            self.assertEqual((answer.status, answer.body), (status, body), asked)
+        several = self.get("/files/a.txt", "GET", "Range: bytes=0-1,8-9")
+        self.assertEqual(several.status, 206)
+        self.assertTrue(several.headers["content-type"].startswith("multipart/byteranges"))
+        self.assertEqual(self.get("/files/a.txt", "GET", "Range: bytes=0-1", "Range: bytes=2-3").status, 200)
+
+    def test_ranges_of_another_state(self) -> None:
+        """Two halves of two files would be put together (RFC 9110 13.1.5)."""
+        date = self.get("/files/a.txt").headers["last-modified"]
+        self.assertEqual(self.get("/files/a.txt", "GET", "Range: bytes=0-1", f"If-Range: {date}").status, 206)
+        for other in ("Mon, 01 Jan 2024 00:00:00 GMT", '"an-etag"'):
+            self.assertEqual(self.get("/files/a.txt", "GET", "Range: bytes=0-1", f"If-Range: {other}").body, b"0123456789")
+
+    def nothing(self, target: str) -> None:
+        answer = self.get(target)
+        self.assertEqual((answer.status, answer.body), (404, b"no such page\n"), target)
+
+    def test_never_outside(self) -> None:
+        """A link, or a name that two programs read in two ways, is how a folder's neighbours are read."""
+        (self.served / "out").symlink_to(self.folder / "srv-secret")
+        (self.served / "out-dir").symlink_to(self.folder)
+        (self.served / "up").symlink_to("..")
+        (self.served / "loop").symlink_to("loop")
+        (self.served / "gone").symlink_to("nothing")
+        for target in (
+            "/files/out",
+            "/files/out-dir/srv-secret",
+            "/files/up/srv-secret",
+            "/files/loop",
+            "/files/gone",
+            "/files/%ff",
+        ):
+            self.nothing(target)
+        for target in (
+            "/files/../srv-secret",
+            "/files/%2e%2e/srv-secret",
+            "/files/..%2fsrv-secret",
+            "/files//etc/passwd",
+            "/files/..%5cx",
+        ):
+            self.assertEqual(self.get(target).status, 400, target)
+
+    def test_links_inside(self) -> None:
+        """`current -> release-7` is how people publish; the name that was asked for says the type."""
+        (self.served / "page.html").symlink_to("a.txt")
+        (self.served / "current").symlink_to("sub")
+        answer = self.get("/files/page.html")
+        self.assertEqual((answer.body, answer.headers["content-type"]), (b"0123456789", "text/html"))
+        self.assertEqual(self.get("/files/current/b.html").body, b"<b>")
+
+    def test_what_is_no_file(self) -> None:
+        """To open a FIFO waits for its writer, and with it the whole server."""
+        os.mkfifo(self.served / "fifo")
+        self.nothing("/files/fifo")
+        self.nothing("/files/a.txt/")
+        self.nothing("/files/a.txt/x")
+        self.nothing("/files/nothing")
+
+    def test_listing(self) -> None:
+        """Who asks for a folder learns what else is there, where the operator says so and nowhere else."""
+        self.nothing("/files/sub/")
+        self.nothing("/files/")
+        self.configure('[[route]]\npath = "/files"\nallow = ["*"]\nstatic = "srv"\nlisting = true\n')
+        (self.served / "sub" / "<i>.txt").write_bytes(b"")
+        listed = self.get("/files/sub/")
+        self.assertEqual(listed.status, 200)
+        self.assertIn(b"b.html", listed.body)
+        self.assertNotIn(b"<i>.txt", listed.body)
+        self.assertEqual(self.get("/files/pages/").body, b"<p>")
+
+    def test_a_folder_that_is_gone(self) -> None:
+        """It must not be a traceback for each request."""
+        self.served.rename(self.folder / "away")
+        self.nothing("/files/a.txt")
+        self.nothing("/files/")
+
+
+def _dechunked(data: bytes) -> bytes:
+    body, whole = data, b""
+    while True:
+        size, _, body = body.partition(b"\r\n")
+        if int(size, 16) == 0:
+            return whole
+        whole, body = whole + body[: int(size, 16)], body[int(size, 16) + 2 :]
