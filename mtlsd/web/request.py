@@ -80,6 +80,10 @@ class Request(server.Request):
         else:
             super().gotLength(length)
 
+    def drop(self) -> None:
+        """Let go: the rest of the body will never come."""
+        self.content.close()
+
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         """The whole request is there: take apart what it asks for, and answer."""
         if b"?" in path or b"Content-Type" in self.requestHeaders.plain:
@@ -102,19 +106,13 @@ class Request(server.Request):
         if self.path == b"*":
             self._about_the_server()
             return
-        router = self.site.router
+        self.prepath = []
+        path = self.path[1:]
+        self.postpath = [unquote(part) for part in path.split(b"/")] if b"%" in path else path.split(b"/")
         try:
-            if router is None:
-                self.prepath = []
-                path = self.path[1:]
-                self.postpath = [unquote(part) for part in path.split(b"/")] if b"%" in path else path.split(b"/")
-                beginning = None
-            else:
-                self.identity = router.joined(self.identity)
-                beginning = router.find(self, self.identity)
-                if beginning is None:
-                    return
-            found = self.site.getResourceFor(self, beginning)
+            found = self.site.getResourceFor(self)
+            if found is None:
+                return
             if _IEncodingResource.providedBy(found):
                 self._encoder = found.getEncoder(self)
             self.render(found)

@@ -79,14 +79,19 @@ class Site(server.Site):
     def acceptableProtocols(self) -> list[bytes]:
         return [b"http/1.1"]
 
-    def getResourceFor(self, request: Any, beginning: IResource | None = None) -> IResource:
+    def getResourceFor(self, request: Any) -> IResource | None:
         """Return the resource for a request: twisted.web's way down the tree, without its detours.
 
-        *beginning* is where the way begins, if not at the root of the site.
+        ``None``: the rules do not let it go there, and it has been answered.
         """
+        found: Any = self.resource
+        if self.router is not None:
+            request.identity = self.router.joined(request.identity)
+            found = self.router.find(request, request.identity)
+            if found is None:
+                return None
         request.sitepath = request.prepath[:]
         prepath, postpath = request.prepath, request.postpath
-        found: Any = self.resource if beginning is None else beginning
         while postpath and not found.isLeaf:
             name = postpath.pop(0)
             prepath.append(name)
