@@ -13,6 +13,7 @@ FLOORS = {
     "mtlsd/identity.py": 95.0,
     "mtlsd/registry/": 95.0,
     "mtlsd/tls/": 95.0,
+    "mtlsd/proxy/": 95.0,
 }
 
 

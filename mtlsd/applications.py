@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mtlsd.errors import SettingsError
-from mtlsd.routing.rules import Destination, Rules, Static, Wsgi
+from mtlsd.routing.rules import Made, Rules, Static, Upstream, Wsgi
 from mtlsd.text import printable, shortened
 
 _LONGEST = 200
 
 
-def found(destination: Destination, base: Path) -> Any:
+def found(destination: Static | Wsgi | Made, base: Path) -> Any:
     """Return what *destination* names: the real path of a folder (text), or something that can be called.
 
     Modules are looked for in *base*, the configuration file's folder, before anywhere else.  Raises
@@ -44,6 +44,8 @@ def missing(rules: Rules, base: Path) -> list[str]:
     """Return what is wrong with the destinations in *rules* on this machine, a line each."""
     mistakes = []
     for route in rules.routes:
+        if isinstance(route.destination, Upstream):
+            continue
         try:
             found(route.destination, base)
         except SettingsError as error:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,16 +20,20 @@ from mtlsd.errors import SettingsError
 from mtlsd.identity import is_client_name
 from mtlsd.registry.terms import GROUP_NAME
 from mtlsd.routing.paths import PathError, canonical
-from mtlsd.routing.rules import EVERYONE, GROUP, RESERVED, Allow, Destination, Made, Route, Rules, Static, Wsgi
+from mtlsd.routing.rules import EVERYONE, GROUP, RESERVED, Allow, Destination, Made, Route, Rules, Static, Target, Upstream, Wsgi
 from mtlsd.text import printable, shortened
 
 _METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,39}\Z")
 _OBJECT = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\Z", re.ASCII)
 _LARGEST = 1 << 20
 _TABLES = ("server", "groups", "route")
-_DESTINATIONS = ("static", "wsgi", "resource")
+_DESTINATIONS = ("upstream", "static", "wsgi", "resource")
+_SWITCHES = {"listing": "static", "strip_prefix": "upstream", "allow_remote": "upstream"}
+_TIMES = ("connect_timeout", "response_timeout", "idle_timeout")
+_URL = re.compile(r"http://(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)):([0-9]{1,5})/?\Z")
+_UNIX = "http+unix:"
 #: The keys of a route.
-ROUTE_KEYS = ("path", "allow", "methods", "listing", *_DESTINATIONS)
+ROUTE_KEYS = ("path", "allow", "methods", *_DESTINATIONS, *_SWITCHES, *_TIMES)
 
 
 class ConfigError(SettingsError):
@@ -200,22 +205,59 @@ class _Reading:
             self._wrong(where, f"exactly one of {', '.join(_DESTINATIONS)} is wanted")
             return None
         key, value = given[0], table[given[0]]
-        listing = table.get("listing", False)
-        if "listing" in table and key != "static":
-            self._wrong(f"{where}.listing", "only a static route has one")
-        if not isinstance(listing, bool):
-            self._wrong(f"{where}.listing", "true or false is wanted")
+        for name, of in _SWITCHES.items():
+            if name in table and key != of:
+                self._wrong(f"{where}.{name}", f"only a route with {of} has one")
+            elif not isinstance(table.get(name, False), bool):
+                self._wrong(f"{where}.{name}", "true or false is wanted")
+        times = self._times(where, table, key)
+        if key == "upstream":
+            targets = self._targets(f"{where}.upstream", value, remote=table.get("allow_remote") is True)
+            return Upstream(targets, table.get("strip_prefix") is True, **times)
         if not isinstance(value, str):
             self._wrong(f"{where}.{key}", "text is wanted")
         elif key == "static":
             if value and "\0" not in value:
-                return Static(self._base / value, listing is True)
+                return Static(self._base / value, table.get("listing") is True)
             self._wrong(f"{where}.{key}", "a path is wanted")
         elif _OBJECT.match(value):
             return Wsgi(value) if key == "wsgi" else Made(value)
         else:
             self._wrong(f"{where}.{key}", '"module:name" is wanted')
         return None
+
+    def _times(self, where: str, table: Mapping[str, Any], key: str) -> dict[str, float]:
+        times: dict[str, float] = {}
+        for name in _TIMES:
+            if name not in table:
+                continue
+            value = table[name]
+            if key != "upstream":
+                self._wrong(f"{where}.{name}", "only a route with upstream has one")
+            elif isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 1e6:
+                self._wrong(f"{where}.{name}", "a number of seconds, at least 0.1, is wanted")
+            else:
+                times[name] = float(value)
+        return times
+
+    def _targets(self, where: str, value: object, *, remote: bool) -> tuple[Target, ...]:
+        if isinstance(value, str):
+            wrong = _wrong_target(value, remote=remote)
+            if wrong is not None:
+                self._wrong(where, wrong)
+                return ()
+            return tuple(self._target(value))
+        if value == []:
+            self._wrong(where, "it names no server")
+        texts = self._texts(where, value, lambda text: _wrong_target(text, remote=remote))
+        return tuple(target for text in texts for target in self._target(text))
+
+    def _target(self, text: str) -> Iterator[Target]:
+        found = _URL.match(text)
+        if text.startswith(_UNIX):
+            yield Target(path=str(self._base / text.removeprefix(_UNIX)))
+        elif found is not None:
+            yield Target(found[1] or found[2], int(found[3]))
 
     def _texts(self, where: str, value: object, check: Callable[[str], str | None]) -> list[str]:
         """Return the texts of a list, of which *check* says what is wrong with each (``None``: nothing)."""
@@ -232,6 +274,24 @@ class _Reading:
             elif isinstance(entry, str):
                 texts.append(entry)
         return texts
+
+
+def _wrong_target(text: str, *, remote: bool) -> str | None:
+    if text.startswith(_UNIX):
+        return None if len(text) > len(_UNIX) and "\0" not in text else "the path of a socket is wanted"
+    found = _URL.match(text)
+    if found is None or not 0 < int(found[3]) < 65536:
+        return '"http://HOST:PORT" or "http+unix:PATH" is wanted'
+    host = found[1] or found[2]
+    try:
+        is_local = ip_address(host).is_loopback
+    except ValueError:
+        if found[1] or re.fullmatch(r"[0-9.]+", host):
+            return f"not an address: {host}"
+        is_local = host == "localhost"
+    if is_local or remote:
+        return None
+    return f"{host} is not this machine, and who the client is goes there in clear: allow_remote = true says that this is meant"
 
 
 def _client(name: str) -> str | None:

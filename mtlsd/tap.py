@@ -26,6 +26,7 @@ from mtlsd.errors import MtlsdError
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.identity import hush_the_parser
 from mtlsd.listen import bind
+from mtlsd.proxy.backend import Backends
 from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.service import EarlyHangup, FrontDoor, in_daemon_thread, raise_descriptor_limit
 from mtlsd.settings import Settings
@@ -136,9 +137,10 @@ def _wire(
     watcher = None
     if settings.config is not None:
         resources = Resources(reactor, settings.config)
+        backends = Backends(reactor, deadlines, site.names)
 
         def use_rules(fresh: Config) -> None:
-            site.router = Router(fresh.rules, resources.make(fresh.rules), own)
+            site.router = Router(fresh.rules, resources.make(fresh.rules), own, backends)
             for unknown in fresh.unknown(registry.snapshot().clients()):
                 log.warn("{config}: {unknown}", config=settings.config, unknown=unknown)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.config import Config, ConfigError, parse, read
-from mtlsd.routing.rules import Allow, Made, Route, Static, Wsgi
+from mtlsd.routing.rules import Allow, Made, Route, Static, Target, Upstream, Wsgi
 
 FILE = Path("/etc/mtlsd/mtlsd.toml")
 
@@ -126,7 +126,7 @@ upstrem = "x"
                 "route[1].upstrem: unknown",
                 'route[1].allow: missing; ["*"] is every authorized client',
                 "route[1].methods[0]: a method in capital letters is wanted",
-                "route[1]: exactly one of static, wsgi, resource is wanted",
+                "route[1]: exactly one of upstream, static, wsgi, resource is wanted",
             ],
         )
 
@@ -166,11 +166,69 @@ upstrem = "x"
 
     def test_one_destination(self) -> None:
         """Of two, one would be passed over in silence."""
-        self.assertEqual(mistakes(route('wsgi = "a:b"')), ["route[0]: exactly one of static, wsgi, resource is wanted"])
+        self.assertEqual(mistakes(route('wsgi = "a:b"')), ["route[0]: exactly one of upstream, static, wsgi, resource is wanted"])
         self.assertEqual(mistakes(route(to='wsgi = "a"')), ['route[0].wsgi: "module:name" is wanted'])
         self.assertEqual(mistakes(route(to='resource = "a b:c"')), ['route[0].resource: "module:name" is wanted'])
         self.assertEqual(mistakes(route(to='static = ""')), ["route[0].static: a path is wanted"])
-        self.assertEqual(mistakes(route("listing = true", to='wsgi = "a:b"')), ["route[0].listing: only a static route has one"])
+        self.assertEqual(
+            mistakes(route("listing = true", to='wsgi = "a:b"')), ["route[0].listing: only a route with static has one"]
+        )
+
+    def test_upstreams(self) -> None:
+        """One server or several, over TCP or a unix socket; relative paths count from the file."""
+        to = 'upstream = ["http://127.0.0.1:8000", "http://[::1]:8001/", "http+unix:app.sock", "http://localhost:1"]'
+        (found,) = parse(route("strip_prefix = true", "connect_timeout = 1", "idle_timeout = 0.5", to=to), FILE).rules.routes
+        targets = (Target("127.0.0.1", 8000), Target("::1", 8001), Target(path="/etc/mtlsd/app.sock"), Target("localhost", 1))
+        self.assertEqual(found.destination, Upstream(targets, True, 1.0, 60.0, 0.5))
+        self.assertEqual(
+            str(found.destination),
+            "http://127.0.0.1:8000 or http://[::1]:8001 or http+unix:/etc/mtlsd/app.sock or http://localhost:1",
+        )
+        (found,) = parse(route(to='upstream = "http+unix:/run/app.sock"'), FILE).rules.routes
+        self.assertEqual(found.destination, Upstream((Target(path="/run/app.sock"),)))
+
+    def test_remote_upstreams(self) -> None:
+        """Who the client is would go over the network in clear, and anybody there could say it too."""
+        for host in ("192.0.2.1", "app.example", "[2001:db8::1]", "0.0.0.0"):
+            (mistake,) = mistakes(route(to=f'upstream = "http://{host}:80"'))
+            self.assertIn("is not this machine", mistake)
+            self.assertEqual(mistakes(route("allow_remote = true", to=f'upstream = "http://{host}:80"')), [])
+
+    def test_wrong_upstreams(self) -> None:
+        """Each would be found out by the first request, at night."""
+        wanted = '"http://HOST:PORT" or "http+unix:PATH" is wanted'
+        for text in (
+            "https://127.0.0.1:1",
+            "http://127.0.0.1",
+            "http://127.0.0.1:0",
+            "http://127.0.0.1:65536",
+            "http://h:1/path",
+            "x",
+            "",
+        ):
+            self.assertEqual(mistakes(route(to=f'upstream = "{text}"')), [f"route[0].upstream: {wanted}"], text)
+            self.assertEqual(mistakes(route(to=f'upstream = ["{text}"]')), [f"route[0].upstream[0]: {wanted}"], text)
+        for text, said in (
+            ("http+unix:", "the path of a socket is wanted"),
+            ("http://127.0.0.256:1", "not an address: 127.0.0.256"),
+            ("http://[::g]:1", wanted),
+            ("http://[1:2]:1", "not an address: 1:2"),
+        ):
+            self.assertEqual(mistakes(route("allow_remote = true", to=f'upstream = "{text}"')), [f"route[0].upstream: {said}"])
+        self.assertEqual(mistakes(route(to="upstream = []")), ["route[0].upstream: it names no server"])
+        self.assertEqual(mistakes(route(to="upstream = 1")), ["route[0].upstream: a list is wanted"])
+        two = 'upstream = ["http://localhost:1", "http://localhost:1"]'
+        self.assertEqual(mistakes(route(to=two)), ["route[0].upstream[1]: it is there twice"])
+
+    def test_keys_of_another_kind(self) -> None:
+        """A key that has no effect looks as if it had."""
+        self.assertEqual(mistakes(route("strip_prefix = true")), ["route[0].strip_prefix: only a route with upstream has one"])
+        self.assertEqual(mistakes(route("idle_timeout = 1")), ["route[0].idle_timeout: only a route with upstream has one"])
+        to = 'upstream = "http://localhost:1"'
+        self.assertEqual(mistakes(route("strip_prefix = 1", to=to)), ["route[0].strip_prefix: true or false is wanted"])
+        for value in ("0", "true", "nan", "inf", '"1"'):
+            said = ["route[0].response_timeout: a number of seconds, at least 0.1, is wanted"]
+            self.assertEqual(mistakes(route(f"response_timeout = {value}", to=to)), said)
 
     def test_a_syntax_error_has_its_line(self) -> None:
         """Without it one reads the whole file."""

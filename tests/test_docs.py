@@ -99,7 +99,7 @@ class OptionsTests(SynchronousTestCase):
         text = page("docs/routes.md")
         (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
         found = config.parse(example, Path("/etc/mtlsd.toml"))
-        self.assertEqual([route.path for route in found.rules.routes], [b"", b"/admin", b"/files"])
+        self.assertEqual([route.path for route in found.rules.routes], [b"", b"/admin", b"/api", b"/files"])
         keys = [key for key in terms(section(text, "## Keys")) if not key.startswith("[")]
         self.assertEqual(sorted(keys), sorted(config.ROUTE_KEYS))
 

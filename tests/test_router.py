@@ -18,6 +18,7 @@ from twisted.web.resource import Resource
 
 from mtlsd.applications import missing
 from mtlsd.config import ConfigError, parse
+from mtlsd.proxy.backend import Backends
 from mtlsd.routing.rules import Made, Routed
 from mtlsd.web.request import identity
 from mtlsd.web.router import Resources, Router
@@ -117,6 +118,7 @@ class RouterTestCase(SynchronousTestCase):
         self.resources = Resources(Threads(), self.config)
         self.own = make_root(lambda: NOW)
         self.door = FrontDoor(self.own)
+        self.backends = Backends(Threads(), self.door.deadlines, self.door.site.names)
         self.addCleanup(sys.path.__setitem__, slice(None), sys.path[:])
         self.said: list[str] = []
         observer = cast(ILogObserver, self.hear)
@@ -129,7 +131,7 @@ class RouterTestCase(SynchronousTestCase):
 
     def configure(self, text: str) -> None:
         rules = parse(text, self.config).rules
-        self.door.site.router = Router(rules, self.resources.make(rules), self.own)
+        self.door.site.router = Router(rules, self.resources.make(rules), self.own, self.backends)
 
     def get(self, target: str, method: str = "GET", *headers: str, body: bytes = b"", gate: Gate | None = None) -> Answer:
         gate = self.door.connect(gate or Gate(STAFF))

@@ -54,7 +54,39 @@ class Made:
         return f"the resource of {self.name}"
 
 
-Destination: TypeAlias = Static | Wsgi | Made
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a server behind the door listens: ``host`` and ``port``, or the ``path`` of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"http+unix:{self.path}"
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """Servers behind the door, which take turns.  Times are seconds.
+
+    ``connect_timeout`` is for a connection to one of them, ``response_timeout`` from the whole request to the head of its
+    answer, ``idle_timeout`` for each further byte of it.  ``strip_prefix``: the route's path is taken off before.
+    """
+
+    targets: tuple[Target, ...]
+    strip_prefix: bool = False
+    connect_timeout: float = 5.0
+    response_timeout: float = 60.0
+    idle_timeout: float = 60.0
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.targets))
+
+
+Destination: TypeAlias = Static | Wsgi | Made | Upstream
 
 
 @dataclass(frozen=True, slots=True)

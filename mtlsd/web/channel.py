@@ -7,7 +7,7 @@ affair.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.interfaces import IPushProducer
@@ -67,7 +67,13 @@ class Channel(Protocol):
         # The transport's buffer is full.
         self._is_blocked = False
         self._is_paused = False
+        # Whoever takes the request's body has enough of it for now.
+        self._is_held = False
+        # The client waits for a word before it sends a body, which is said when there is somebody to take that.
+        self._owes_continue = False
         self._finishing = False
+        # The head of an answer went out, and its end has not.
+        self._is_answering = False
         self._is_over = True
         self._producer: Any = None
         self._pulls = False
@@ -135,6 +141,7 @@ class Channel(Protocol):
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         """Begin an answer: its head waits for the first bytes of its body, to go out with them."""
+        self._is_answering = True
         head = [b"%b %b %b\r\nServer: %b\r\n" % (version, code, reason, SERVER), self.site.date_line()]
         for name, values in headers.getAllRawHeaders():
             if name in _OURS:
@@ -179,7 +186,7 @@ class Channel(Protocol):
         if request is not self._request:
             return
         self._request = None
-        self._is_handling = False
+        self._is_handling = self._is_answering = self._owes_continue = False
         if not self.persistent:
             self._close(self.gate.hang_up if self._is_asked_to_close else self.gate.loseConnection)
         else:
@@ -212,6 +219,50 @@ class Channel(Protocol):
             transport.unregisterProducer()
             if not self._is_over:
                 transport.registerProducer(self, True)
+
+    def hold_body(self) -> None:
+        """Let no more of the request's body come, for now: it is not the client that is slow."""
+        self._is_held = True
+        self._pause_reading()
+        if not self._is_handling:
+            self._patience.rest()
+
+    def release_body(self) -> None:
+        """Let the rest of the request's body come."""
+        if not self._is_held:
+            return
+        self._is_held = False
+        if self._is_over:
+            return
+        if not self._is_handling and self._messages:
+            if self._owes_continue:
+                self._owes_continue = False
+                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._pace.begin()
+        self._advance()
+
+    def write_interim(self, status: int, headers: Mapping[bytes, Sequence[bytes]]) -> None:
+        """Send a 1xx answer before the one that counts."""
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, RESPONSES.get(status, b"Interim"))]
+        lines += [b"%b: %b\r\n" % (name, value) for name, values in headers.items() for value in values]
+        self.transport.write(b"".join([*lines, b"\r\n"]))
+
+    def fail(self, request: Any, status: int) -> None:
+        """Answer *request*, of whose answer nothing has gone out, in one plain line."""
+        if request is not self._request or self._is_over:
+            return
+        if not self._is_handling:
+            # The rest of its body has nobody to go to.
+            self.persistent = False
+        body = (RESPONSES[status].decode("ascii").lower() + "\n").encode()
+        headers = Headers()
+        headers.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
+        headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+        self.writeHeaders(request.clientproto, b"%d" % status, RESPONSES[status], headers)
+        self.write(b"" if request.method == b"HEAD" else body)
+        request.sentLength = 0 if request.method == b"HEAD" else len(body)
+        self.site.log(request)
+        self.requestDone(request)
 
     def getPeer(self) -> Any:
         return self._peer
@@ -263,6 +314,10 @@ class Channel(Protocol):
         if identity is None:
             # The connection has been cut.
             self._is_over = True
+            return
+        if self._is_answering:
+            # The head of another answer went out; what is there of it must not look like the whole.
+            self.gate.abortConnection()
             return
         body = text.encode() + b"\n"
         self.persistent = False
@@ -316,7 +371,7 @@ class Channel(Protocol):
                 self._patience.wait(settings.idle_timeout, self.loseConnection, anew=False)
         # Read on only where what has come in already is being dealt with.
         ahead = len(messages) - (self._request is not None and not self._is_handling)
-        if ahead > 0 or (self._is_blocked and not self._is_handling):
+        if ahead > 0 or self._is_held or (self._is_blocked and not self._is_handling):
             self._pause_reading()
         elif self._is_paused:
             self._is_paused = False
@@ -331,6 +386,21 @@ class Channel(Protocol):
         if site.settings.max_body and (message.length or 0) > site.settings.max_body:
             self.refuse(CONTENT_TOO_LARGE, "request body too large")
             return False
+        if site.router is not None and site.router.has_upstreams:
+            identity = self.gate.authorize()
+            if identity is None:
+                # The connection has been cut.
+                self._is_over = True
+                return False
+            exchange = site.router.exchange(self, message, identity)
+            if exchange is not None:
+                self._request = exchange
+                if not message.complete:
+                    self._taken = 0
+                    self._owes_continue = not message.pieces and self._expects_continue(message)
+                    self._pace.begin()
+                exchange.begin()
+                return self._request is exchange
         request = self._request = site.requestFactory(self)
         request.requestHeaders = message.headers
         request.gotLength(message.length)
@@ -359,6 +429,8 @@ class Channel(Protocol):
                 self.refuse(CONTENT_TOO_LARGE, "request body too large")
                 return False
             self._pace.came(self._taken)
+        if self._request is None:
+            return False
         if message.complete:
             return True
         if self._refusal is not None:
@@ -380,7 +452,7 @@ class Channel(Protocol):
     def _drop_request(self) -> None:
         """Forget a request whose body will never be complete."""
         request, self._request = self._request, None
-        request.content.close()
+        request.drop()
 
     def _pause_reading(self) -> None:
         if not self._is_paused:

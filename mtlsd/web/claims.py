@@ -17,13 +17,14 @@ _CLAIM = re.compile(
     rb"|forwarded|x-real-ip|(x-)?remote-user(-.*)?|x-remote-addr|true-client-ip|cf-connecting-ip|x-cluster-client-ip|x-arr-clientcert"
     rb"|x-amzn-mtls-.*|x-auth-request-.*|x-authenticated-.*|x-webauth-.*|x-original-ur[li]|x-rewrite-url"
 )
-_ONE_FORM = bytes.maketrans(b"_.", b"--")
+#: Takes the spellings of a name that some application merges to one, with lower().
+ONE_FORM = bytes.maketrans(b"_.", b"--")
 
 
 @lru_cache(maxsize=1024)
 def is_claim(name: bytes) -> bool:
     """Tell whether a header is one that an application may take for the door's word, in whatever spelling."""
-    return _CLAIM.fullmatch(name.lower().translate(_ONE_FORM)) is not None
+    return _CLAIM.fullmatch(name.lower().translate(ONE_FORM)) is not None
 
 
 def without_claims(headers: PlainHeaders) -> None:

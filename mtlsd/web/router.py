@@ -15,12 +15,15 @@ from mtlsd.applications import found, told
 from mtlsd.config import ConfigError
 from mtlsd.errors import SettingsError
 from mtlsd.identity import Identity
+from mtlsd.proxy.backend import Backends
+from mtlsd.proxy.exchange import Exchange
 from mtlsd.routing.paths import PathError, canonical
-from mtlsd.routing.rules import RESERVED, Destination, Made, Routed, Rules, Static
+from mtlsd.routing.rules import RESERVED, Destination, Made, Routed, Rules, Static, Upstream, Wsgi
 from mtlsd.text import shortened
 from mtlsd.web.application import Application
 from mtlsd.web.claims import without_claims
 from mtlsd.web.files import Files
+from mtlsd.web.message import Message
 from mtlsd.web.request import Request
 
 _OWN = RESERVED.encode()
@@ -33,16 +36,40 @@ class Router:
 
     _log = Logger()
 
-    def __init__(self, rules: Rules, resources: Mapping[Destination, IResource], own: IResource) -> None:
-        """*own* is mtlsd's own tree: below ``/.mtlsd`` where there are routes, at ``/`` where there are none."""
+    def __init__(self, rules: Rules, resources: Mapping[Destination, IResource], own: IResource, backends: Backends) -> None:
+        """*own* is mtlsd's own tree: below ``/.mtlsd`` where there are routes, at ``/`` where there are none.
+
+        *backends* are the servers behind the door; those that no route has any more are let go.
+        """
         self.rules = rules
         self._resources = resources
         self._own = own
+        self._backends = backends
+        targets = [
+            target for route in rules.routes if isinstance(route.destination, Upstream) for target in route.destination.targets
+        ]
+        #: Whether any route leads to a server behind the door.
+        self.has_upstreams = bool(targets)
+        backends.keep_only(targets)
 
     def joined(self, identity: Identity) -> Identity:
         """Return *identity* with the groups that the configuration gives it too."""
         groups = self.rules.groups_of(identity.client, identity.groups)
         return identity if groups is identity.groups else replace(identity, groups=groups)
+
+    def exchange(self, channel: Any, message: Message, identity: Identity) -> Exchange | None:
+        """Return the exchange for a request that may be passed on; ``None`` for any other, refusals too."""
+        try:
+            path = canonical(message.target.partition(b"?")[0])
+        except PathError:
+            return None
+        route = self.rules.match(path)
+        if route is None or not isinstance(route.destination, Upstream) or path == _OWN or path.startswith(_OWN + b"/"):
+            return None
+        identity = self.joined(identity)
+        if not isinstance(self.rules.rule(identity.client, identity.groups, message.method, path), Routed):
+            return None
+        return Exchange(channel, message, identity, path, route.path, route.destination, self._backends)
 
     def find(self, request: Request, identity: Identity) -> IResource | None:
         """Return the resource where *request* begins its way down, which is told its path; ``None``: it is answered."""
@@ -94,6 +121,8 @@ class Resources:
         mistakes = []
         for route in rules.routes:
             destination = route.destination
+            if isinstance(destination, Upstream):
+                continue
             try:
                 made[destination] = self._made.get(destination) or made.get(destination) or self._one(destination)
             except SettingsError as error:
@@ -103,7 +132,7 @@ class Resources:
         self._made = made
         return made
 
-    def _one(self, destination: Destination) -> IResource:
+    def _one(self, destination: Static | Wsgi | Made) -> IResource:
         what = found(destination, self._config.parent)
         if isinstance(destination, Static):
             return Files(what, listing=destination.listing)

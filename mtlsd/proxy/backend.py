@@ -1,0 +1,274 @@
+"""The servers behind the door: their connections, kept for the next request, and how well they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+from typing import Protocol as Interface
+
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mtlsd.deadlines import Deadline, Deadlines
+from mtlsd.proxy.response import BadResponse, Head, ResponseParser
+from mtlsd.routing.rules import Target
+from mtlsd.web.headers import HeaderNames
+from mtlsd.web.patience import Patience
+
+#: Connections to one backend that wait for the next request, and seconds that they do: less than any server we know.
+_MOST_IDLE, _IDLE = 64, 4.0
+#: Seconds that a backend which could not be reached is passed over: at first, and at most.
+_FIRST_REST, _LONGEST_REST = 1.0, 30.0
+
+
+class Waiting(Interface):
+    """Who waits for a response."""
+
+    def interim(self, head: Head) -> None: ...
+
+    def responded(self, head: Head) -> None: ...
+
+    def body(self, data: bytes) -> None: ...
+
+    def ended(self) -> None: ...
+
+    def broken(self, why: str, *, answered: bool) -> None: ...
+
+
+class BackendConnection(Protocol):
+    """One connection to a backend, which serves one request at a time."""
+
+    transport: Any
+
+    def __init__(self, backend: Backend, made: Callable[[BackendConnection], object]) -> None:
+        self._backend = backend
+        self._made: Callable[[BackendConnection], object] | None = made
+        self._waiting: Waiting | None = None
+        self._parser: ResponseParser | None = None
+        self._is_lost = False
+        self._is_answered = False
+        self.patience = Patience(backend.deadlines)
+        #: Whether all of the request has been sent: an answer may come before that.
+        self.is_asked = False
+        #: Requests that were answered on it: one that breaks before its first answer was not kept too long.
+        self.served = 0
+
+    # From the reactor.
+
+    def connectionMade(self) -> None:
+        if hasattr(self.transport, "setTcpNoDelay"):
+            self.transport.setTcpNoDelay(True)
+        made, self._made = self._made, None
+        if made is not None:
+            made(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        parser, waiting = self._parser, self._waiting
+        if parser is None or waiting is None:
+            # Nobody has asked for anything.
+            self.close()
+            return
+        try:
+            parser.feed(data)
+        except BadResponse as error:
+            self._break(str(error))
+            return
+        self._hand_on(parser, waiting)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._is_lost = True
+        self.patience.end()
+        self._backend.forget(self)
+        parser, waiting = self._parser, self._waiting
+        if parser is None or waiting is None:
+            return
+        try:
+            if not reason.check(ConnectionDone):
+                raise BadResponse("the connection was lost")
+            parser.end()
+        except BadResponse as error:
+            self._break(str(error))
+            return
+        self._hand_on(parser, waiting)
+
+    # From an exchange.
+
+    def ask(self, head: bytes, waiting: Waiting, *, is_head: bool) -> None:
+        """Send the head of a request; *waiting* hears of the response."""
+        self._parser = ResponseParser(self._backend.names, is_head=is_head)
+        self._waiting = waiting
+        self._is_answered = self.is_asked = False
+        self.transport.write(head)
+
+    def let_go(self) -> None:
+        """Whoever waited is gone: so is the connection, for an answer to nobody is on it."""
+        self._waiting = None
+        self.close()
+
+    def close(self) -> None:
+        """Close at once."""
+        self._parser = None
+        self.patience.end()
+        self._backend.forget(self)
+        if not self._is_lost:
+            self.transport.abortConnection()
+
+    # Its own.
+
+    def _hand_on(self, parser: ResponseParser, waiting: Waiting) -> None:
+        interim, parser.interim = parser.interim, []
+        for head in interim:
+            waiting.interim(head)
+        if parser.head is not None:
+            if not self._is_answered:
+                self._is_answered = True
+                self.served += 1
+                waiting.responded(parser.head)
+            if parser.pieces and self._waiting is waiting:
+                pieces, parser.pieces = parser.pieces, []
+                waiting.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if parser.done and self._waiting is waiting:
+            self._waiting = self._parser = None
+            self.patience.rest()
+            if parser.reusable and self.is_asked and not self._is_lost:
+                self._backend.keep(self)
+            else:
+                self.close()
+            waiting.ended()
+
+    def _break(self, why: str) -> None:
+        waiting, self._waiting = self._waiting, None
+        self.close()
+        if waiting is not None:
+            waiting.broken(why, answered=self._is_answered)
+
+
+class Backend:
+    """One server behind the door."""
+
+    def __init__(self, target: Target, reactor: Any, deadlines: Deadlines, names: HeaderNames) -> None:
+        self.target = target
+        self.deadlines = deadlines
+        self.names = names
+        self._reactor = reactor
+        self._idle: list[BackendConnection] = []
+        self._rest = _FIRST_REST
+        self._down_until = 0.0
+        self._log = Logger()
+
+    @property
+    def down_until(self) -> float:
+        """Until when it is passed over, in seconds of the monotonic clock; in the past where it is well."""
+        return self._down_until
+
+    def idle(self) -> BackendConnection | None:
+        """Return a connection that is waiting for a request, if there is one: the last that was used."""
+        return self._idle.pop() if self._idle else None
+
+    def connect(self, timeout: float, made: Callable[[BackendConnection], object], failed: Callable[[str], object]) -> None:
+        """Make a connection.  Either *made* or *failed* is called, once."""
+        factory = _Factory(self, made, failed)
+        where = self.target
+        # The reactor's own timeout goes by the wall clock.
+        factory.deadline = self.deadlines.set(timeout, factory.late)
+        if where.path is not None:
+            factory.connector = self._reactor.connectUNIX(where.path, factory, timeout=None)
+        else:
+            factory.connector = self._reactor.connectTCP(where.host, where.port, factory, timeout=None)
+
+    def keep(self, connection: BackendConnection) -> None:
+        """Keep a connection for the next request."""
+        if len(self._idle) >= _MOST_IDLE:
+            connection.close()
+            return
+        self._idle.append(connection)
+        connection.patience.wait(_IDLE, connection.close)
+
+    def forget(self, connection: BackendConnection) -> None:
+        """Let go of a connection that is no longer any good."""
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def is_well(self) -> None:
+        """It could be reached."""
+        if self._down_until:
+            self._log.info("{target} can be reached again", target=self.target)
+        self._rest, self._down_until = _FIRST_REST, 0.0
+
+    def is_down(self, why: str) -> None:
+        """It could not be reached: pass it over, each time for twice as long."""
+        self._log.warn("{target} cannot be reached: {why}", target=self.target, why=why)
+        self._down_until = self.deadlines.seconds() + self._rest
+        self._rest = min(2 * self._rest, _LONGEST_REST)
+
+    def close(self) -> None:
+        """Let go of the connections that wait."""
+        for connection in self._idle[:]:
+            connection.close()
+
+
+class Backends:
+    """Every backend of the configuration, each once: what is known of them outlives a reload."""
+
+    def __init__(self, reactor: Any, deadlines: Deadlines, names: HeaderNames) -> None:
+        self._reactor = reactor
+        self._deadlines = deadlines
+        self._names = names
+        self._by_target: dict[Target, Backend] = {}
+        self._turn = 0
+
+    def in_turn(self, targets: tuple[Target, ...]) -> list[Backend]:
+        """Return the backends in the order in which a request is to try them: the next in turn, and the ill ones last."""
+        backends = [self._of(target) for target in targets]
+        if len(backends) == 1:
+            return backends
+        self._turn += 1
+        start = self._turn % len(backends)
+        backends = backends[start:] + backends[:start]
+        now = self._deadlines.seconds()
+        return sorted(backends, key=lambda backend: max(0.0, backend.down_until - now))
+
+    def keep_only(self, targets: Iterable[Target]) -> None:
+        """Forget the backends that no route has any more."""
+        for target in self._by_target.keys() - set(targets):
+            self._by_target.pop(target).close()
+
+    def _of(self, target: Target) -> Backend:
+        found = self._by_target.get(target)
+        if found is None:
+            found = self._by_target[target] = Backend(target, self._reactor, self._deadlines, self._names)
+        return found
+
+
+class _Factory(ClientFactory):
+    noisy = False
+
+    def __init__(self, backend: Backend, made: Callable[[BackendConnection], object], failed: Callable[[str], object]) -> None:
+        self._backend = backend
+        self._made = made
+        self._failed = failed
+        self.connector: Any = None
+        self.deadline: Deadline | None = None
+        self._is_late = False
+
+    def late(self) -> None:
+        """It takes too long."""
+        self._is_late = True
+        self.connector.stopConnecting()
+
+    def buildProtocol(self, addr: object) -> BackendConnection:
+        self._call_off()
+        self._backend.is_well()
+        return BackendConnection(self._backend, self._made)
+
+    def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
+        self._call_off()
+        why = "it takes too long" if self._is_late else reason.getErrorMessage()
+        self._backend.is_down(why)
+        self._failed(why)
+
+    def _call_off(self) -> None:
+        if self.deadline is not None:
+            self.deadline.cancel()

@@ -1,0 +1,314 @@
+"""One request that is passed on, and its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mtlsd.identity import Identity
+from mtlsd.proxy.backend import Backend, BackendConnection, Backends
+from mtlsd.proxy.forwarded import end_to_end, request_head
+from mtlsd.proxy.response import Head
+from mtlsd.routing.rules import Upstream
+from mtlsd.web.claims import claims
+from mtlsd.web.headers import PlainHeaders
+from mtlsd.web.message import Message
+
+_BAD_GATEWAY, _UNAVAILABLE, _TIMEOUT = 502, 503, 504
+#: RFC 9110 9.2.2: asked twice, they do what they do when they are asked once.
+_IDEMPOTENT = (b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE")
+_EARLY_HINTS, _NO_CONTENT = 103, 204
+
+
+@implementer(IPushProducer)
+class Exchange:
+    """A request on its way to a backend, and the answer on its way back, piece by piece.
+
+    To the channel it is a request and the producer of an answer; to the connection to the backend it is who waits.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, channel: Any, message: Message, identity: Identity, path: bytes, at: bytes, upstream: Upstream, backends: Backends
+    ) -> None:
+        """*path* is canonical; *at* is the path of the route to *upstream*."""
+        self.channel = channel
+        self.site = channel.site
+        self.gate = channel.gate
+        self.identity = identity
+        # What the access log asks for.
+        self.method, self.clientproto = message.method, message.version
+        _, mark, query = message.target.partition(b"?")
+        self.uri = path + mark + query
+        self.code = 0
+        self.startedWriting = False
+        self.sentLength = 0
+
+        self._message = message
+        self._at = at
+        self._upstream = upstream
+        self._backends = backends
+        self._candidates: list[Backend] = []
+        self._connection: BackendConnection | None = None
+        self._is_pooled = False
+        self._is_retried = False
+        self._has_body = not message.complete or bool(message.pieces)
+        self._waiting_body: list[bytes] = []
+        self._body_is_whole = False
+        self._body_has_begun = False
+        self._is_chunked = False
+        self._is_over = False
+
+    def begin(self) -> None:
+        """Send the request on its way."""
+        if self._has_body:
+            self.channel.hold_body()
+        self._candidates = self._backends.in_turn(self._upstream.targets)
+        self._next()
+
+    def getHeader(self, name: bytes) -> bytes | None:
+        """Return a header of the request, for the access log."""
+        values = self._message.headers.getRawHeaders(name)
+        return None if not values else values[-1]
+
+    # From the channel: the request.
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """A part of the request's body has come."""
+        if self._is_over:
+            return
+        if self._connection is None:
+            self._waiting_body.append(data)
+        else:
+            self._send(self._connection, data)
+
+    def requestReceived(self, method: bytes, target: bytes, version: bytes) -> None:
+        """All of the request has come."""
+        self._body_is_whole = True
+        if self._connection is not None:
+            self._finish_request(self._connection)
+
+    def drop(self) -> None:
+        """The request will never be complete."""
+        self._is_over = True
+        if self._connection is not None:
+            self._connection.let_go()
+            self._connection = None
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The client is gone."""
+        if not self._is_over:
+            self.drop()
+            self.site.log(self)
+
+    # From the channel: the answer's producer.
+
+    def pauseProducing(self) -> None:
+        if self._connection is not None:
+            self._connection.transport.pauseProducing()
+            self._connection.patience.rest()
+
+    def resumeProducing(self) -> None:
+        if self._connection is not None:
+            self._connection.transport.resumeProducing()
+            self._wait_for_more()
+
+    def stopProducing(self) -> None:
+        """The client's connection is gone; connectionLost comes next."""
+
+    # From the backend.
+
+    def interim(self, head: Head) -> None:
+        """A 1xx has come.  100 is between us and the backend; hints are the client's."""
+        if head.status == _EARLY_HINTS and self.clientproto == b"HTTP/1.1":
+            self.channel.write_interim(head.status, end_to_end(head.headers.plain))
+
+    def responded(self, head: Head) -> None:
+        """The head of the answer has come."""
+        channel = self.channel
+        if not self._body_is_whole:
+            # An answer before the end of the question: what is left of that has nobody to go to.
+            channel.persistent = False
+            channel.release_body()
+        headers = PlainHeaders()
+        plain = headers.plain
+        plain.update(end_to_end(head.headers.plain))
+        if head.status == _NO_CONTENT:
+            # RFC 9110 8.6: not even 0.
+            plain.pop(b"Content-Length", None)
+        if head.length is None and self.clientproto == b"HTTP/1.1" and self.method != b"HEAD":
+            self._is_chunked = True
+            plain[b"Transfer-Encoding"] = [b"chunked"]
+        self.code = head.status
+        self.startedWriting = True
+        channel.registerProducer(self, True)
+        channel.writeHeaders(self.clientproto, b"%d" % head.status, head.reason, headers)
+        self._wait_for_more()
+
+    def body(self, data: bytes) -> None:
+        """A part of the answer's body has come."""
+        self.sentLength += len(data)
+        self._wait_for_more()
+        self.channel.write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
+
+    def ended(self) -> None:
+        """The answer is complete."""
+        self._connection = None
+        self._is_over = True
+        if self._is_chunked:
+            self.channel.write(b"0\r\n\r\n")
+        self.site.log(self)
+        self.channel.unregisterProducer()
+        self.channel.requestDone(self)
+
+    def broken(self, why: str, *, answered: bool) -> None:
+        """The connection to the backend broke, or what came on it is no answer."""
+        connection, self._connection = self._connection, None
+        backend = self._candidates[0] if self._candidates else None
+        if answered:
+            self._say(backend, why)
+            self._is_over = True
+            self.site.log(self)
+            # What went out so far must not look like the whole.
+            self.gate.abortConnection()
+        elif connection is not None and self._may_be_asked_again():
+            # A connection that was kept too long: the backend had closed it when the request was on its way.
+            self._is_retried = True
+            self._connect()
+        else:
+            self._say(backend, why)
+            self._fail(_BAD_GATEWAY)
+
+    # Its own.
+
+    def _next(self) -> None:
+        backend = self._candidates[0]
+        connection = backend.idle()
+        if connection is None:
+            self._connect()
+        else:
+            self._is_pooled = True
+            self._ask(connection)
+
+    def _connect(self) -> None:
+        self._is_pooled = False
+        self._candidates[0].connect(self._upstream.connect_timeout, self._connected, self._unreachable)
+
+    def _connected(self, connection: BackendConnection) -> None:
+        if self._is_over:
+            connection.close()
+        else:
+            self._ask(connection)
+
+    def _unreachable(self, why: str) -> None:
+        if self._is_over:
+            return
+        backend = self._candidates.pop(0)
+        if self._candidates:
+            # Nothing was sent, so any request may try the next.
+            self._next()
+            return
+        self._say(backend, why)
+        self._fail(_UNAVAILABLE)
+
+    def _ask(self, connection: BackendConnection) -> None:
+        message, gate = self._message, self.gate
+        self._connection = connection
+        target = self.uri
+        added = claims(self.identity, gate.certificate(), gate.peer[0], self.getHeader(b"host"))
+        if self._upstream.strip_prefix and self._at:
+            target = target[len(self._at) :]
+            if not target.startswith(b"/"):
+                target = b"/" + target
+        length = message.length if self._has_body else 0
+        head = request_head(self.method, target, message.headers.plain, length, added)
+        connection.ask(head, self, is_head=self.method == b"HEAD")
+        if self._has_body:
+            connection.transport.registerProducer(
+                _Upload(self.channel, connection, self._upstream.idle_timeout, self._late), True
+            )
+            waiting, self._waiting_body = self._waiting_body, []
+            for data in waiting:
+                self._send(connection, data)
+            self.channel.release_body()
+        if self._body_is_whole:
+            self._finish_request(connection)
+
+    def _send(self, connection: BackendConnection, data: bytes) -> None:
+        self._body_has_begun = True
+        connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._message.length is None else data)
+
+    def _finish_request(self, connection: BackendConnection) -> None:
+        connection.is_asked = True
+        if self._has_body:
+            if self._message.length is None:
+                connection.transport.write(b"0\r\n\r\n")
+            connection.transport.unregisterProducer()
+        if not self.startedWriting:
+            connection.patience.wait(self._upstream.response_timeout, self._late)
+
+    def _wait_for_more(self) -> None:
+        if self._connection is not None:
+            self._connection.patience.wait(self._upstream.idle_timeout, self._late)
+
+    def _late(self) -> None:
+        backend = self._candidates[0]
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.let_go()
+        if self.startedWriting:
+            self._say(backend, "it stopped in the middle of an answer")
+            self._is_over = True
+            self.site.log(self)
+            self.gate.abortConnection()
+        else:
+            self._say(backend, "it does not answer")
+            self._fail(_TIMEOUT)
+
+    def _may_be_asked_again(self) -> bool:
+        return self._is_pooled and not self._is_retried and not self._body_has_begun and self.method in _IDEMPOTENT
+
+    def _say(self, backend: Backend | None, why: str) -> None:
+        self._log.warn(
+            "{client} {method} {path}: {target}: {why} [{connection}]",
+            client=self.identity.client,
+            method=self.method.decode("ascii"),
+            path=self.uri.decode("ascii")[:200],
+            target=backend.target if backend is not None else self._upstream,
+            why=why,
+            connection=self.gate.connection_id,
+        )
+
+    def _fail(self, status: int) -> None:
+        self._is_over = True
+        self.code, self.startedWriting = status, True
+        self.channel.fail(self, status)
+
+
+@implementer(IPushProducer)
+class _Upload:
+    """The client, as the producer of a request's body for the backend: what a slow backend slows down."""
+
+    def __init__(self, channel: Any, connection: BackendConnection, timeout: float, late: Callable[[], object]) -> None:
+        """*late* is called when the backend has taken nothing for *timeout* seconds."""
+        self._channel = channel
+        self._connection = connection
+        self._timeout = timeout
+        self._late = late
+
+    def pauseProducing(self) -> None:
+        self._connection.patience.wait(self._timeout, self._late)
+        self._channel.hold_body()
+
+    def resumeProducing(self) -> None:
+        self._connection.patience.rest()
+        self._channel.release_body()
+
+    def stopProducing(self) -> None:
+        """The backend is gone, and the exchange hears of it."""

@@ -1,0 +1,174 @@
+"""HTTP/1.1 responses out of bytes: what is ambiguous is no response, and ends the connection that it came on.
+
+A backend is trusted to answer, not to be read in two ways: an answer that ends elsewhere for us than for it would be
+the next client's.  Pure: no connection is known here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httptools
+
+from mtlsd.web.headers import HeaderNames, PlainHeaders, received
+
+#: Headers of one response, and bytes of its head.
+_MOST_HEADERS, _LARGEST_HEAD = 500, 256 * 1024
+#: Interim responses (1xx) before the one that counts.
+_MOST_INTERIM = 20
+#: More digits than any length has: int() raises past 4,300 (CVE-2020-10735).
+_LENGTH_DIGITS = 18
+_SWITCHING, _NO_CONTENT, _NOT_MODIFIED = 101, 204, 304
+
+
+class BadResponse(Exception):
+    """What a backend sent is no response, or can be read in two ways: one line that says why."""
+
+
+class Head:
+    """The head of a response.  ``length`` is that of the body in bytes, ``None`` where only its end tells."""
+
+    __slots__ = ("headers", "length", "reason", "status")
+
+    def __init__(self, status: int, reason: bytes, headers: PlainHeaders, length: int | None) -> None:
+        self.status = status
+        self.reason = reason
+        self.headers = headers
+        self.length = length
+
+
+class ResponseParser:
+    """The response to one request.
+
+    After each :meth:`feed`: ``interim`` are the 1xx heads and ``pieces`` the parts of the body that nobody has taken yet,
+    ``head`` is there once it is complete, and ``done`` once all is.
+    """
+
+    __slots__ = (
+        *("_ends_with_connection", "_excess", "_headers", "_interim", "_is_final", "_is_head", "_names", "_parser", "_past_head"),
+        *("_reason", "_refused", "_size", "done", "head", "interim", "pieces", "reusable"),
+    )
+
+    def __init__(self, names: HeaderNames, *, is_head: bool) -> None:
+        """*is_head*: the request's method was HEAD, so that no body follows whatever the head says."""
+        self._names = names
+        self._is_head = is_head
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._reason = b""
+        self._size = 0
+        self._is_final = False
+        self._past_head = False
+        self._excess = False
+        self._ends_with_connection = False
+        self._refused: BadResponse | None = None
+        self.interim: list[Head] = []
+        self._interim = 0
+        self.head: Head | None = None
+        self.pieces: list[bytes] = []
+        self.done = False
+        #: Whether another request may follow on this connection, once it is ``done``.
+        self.reusable = False
+
+    def feed(self, data: bytes) -> None:
+        """Read *data*.  Raises :exc:`BadResponse`; what was complete before is there all the same."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            raise BadResponse("it switches protocols, and nobody has asked for that") from None
+        except httptools.HttpParserCallbackError:
+            raise self._refused or BadResponse("it cannot be read") from None
+        except httptools.HttpParserError as error:
+            if not self.done:
+                raise BadResponse(f"it cannot be read: {error}") from None
+            self._excess = True
+        if not self._past_head or self._headers:
+            # A head, or trailers, that are not complete yet.
+            self._size += len(data)
+            if self._size > _LARGEST_HEAD or len(self._headers) > _MOST_HEADERS:
+                raise BadResponse("its head is too large")
+        if self.done:
+            self.reusable = self.reusable and not self._excess
+            if self._is_head:
+                # llhttp does not know of HEAD: only where the head ends the piece is it certain that nothing followed.
+                self.reusable = self.reusable and data.endswith(b"\r\n\r\n")
+
+    def end(self) -> None:
+        """The connection has ended, in good order.  Raises :exc:`BadResponse` where the response has not."""
+        if self._past_head and self._ends_with_connection:
+            self.done = True
+        elif not self.done:
+            raise BadResponse("the connection ended before it did" if self.head else "the connection ended without one")
+
+    # Called by llhttp.
+
+    def on_message_begin(self) -> None:
+        if self.done:
+            self._excess = True
+        self._headers = []
+        self._reason = b""
+        self._past_head = False
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers come the same way; they are counted and dropped.
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self.done:
+            return
+        pairs, self._headers = self._headers, []
+        self._past_head = True
+        try:
+            self._head(pairs)
+        except BadResponse as error:
+            self._refused = error
+            raise
+
+    def on_body(self, body: bytes) -> None:
+        if not self.done:
+            self.pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        self._headers = []
+        if self._is_final and not self.done:
+            self.done = True
+
+    def _head(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        if len(pairs) > _MOST_HEADERS:
+            raise BadResponse("its head is too large")
+        parser = self._parser
+        status = parser.get_status_code()
+        headers = received(pairs, self._names)
+        if status < 200:
+            if status == _SWITCHING or status < 100:
+                raise BadResponse("it switches protocols, and nobody has asked for that")
+            self.interim.append(Head(status, self._reason, headers, 0))
+            self._interim += 1
+            if self._interim > _MOST_INTERIM:
+                raise BadResponse("it says 1xx without end")
+            return
+        self._is_final = True
+        plain = headers.plain
+        codings, lengths = plain.get(b"Transfer-Encoding"), plain.get(b"Content-Length")
+        if codings is not None and (
+            lengths is not None or len(codings) > 1 or codings[0].lower() != b"chunked" or parser.get_http_version() != "1.1"
+        ):
+            raise BadResponse("it has a transfer coding that can be read in two ways")
+        if lengths is not None and (len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > _LENGTH_DIGITS):
+            raise BadResponse("its length can be read in two ways")
+        length = int(lengths[0]) if lengths is not None else None
+        if self._is_head or status in (_NO_CONTENT, _NOT_MODIFIED):
+            length = 0
+            self.done = True
+            self.reusable = bool(parser.get_http_version() == "1.1") and b"close" not in _tokens(plain)
+        else:
+            self._ends_with_connection = length is None and codings is None
+            self.reusable = not self._ends_with_connection and bool(parser.should_keep_alive())
+        self.head = Head(status, self._reason, headers, length)
+
+
+def _tokens(plain: dict[bytes, list[bytes]]) -> set[bytes]:
+    return {token.strip().lower() for value in plain.get(b"Connection", ()) for token in value.split(b",")}

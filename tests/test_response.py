@@ -1,0 +1,163 @@
+"""What a backend answers: read in one way, or not at all."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from mtlsd.proxy.response import BadResponse, ResponseParser
+from mtlsd.web.headers import HeaderNames
+
+
+def parser(*, is_head: bool = False) -> ResponseParser:
+    return ResponseParser(HeaderNames(), is_head=is_head)
+
+
+def read(data: bytes, *, is_head: bool = False) -> ResponseParser:
+    """Read a response that comes in one piece."""
+    found = parser(is_head=is_head)
+    found.feed(data)
+    return found
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+class ResponseTests(SynchronousTestCase):
+    def test_a_length(self) -> None:
+        """The usual answer, after which the connection serves the next request."""
+        found = read(OK + b"Content-Length: 2\r\nX-A: b\r\n\r\nhi")
+        assert found.head is not None
+        self.assertEqual((found.head.status, found.head.reason, found.head.length), (200, b"OK", 2))
+        self.assertEqual(found.head.headers.getRawHeaders(b"x-a"), [b"b"])
+        self.assertEqual((found.pieces, found.done, found.reusable), ([b"hi"], True, True))
+
+    def test_chunks(self) -> None:
+        """Decoded, and without the trailers: these must not pass for headers."""
+        found = read(OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\nX-Client-Name: root\r\n\r\n")
+        assert found.head is not None
+        self.assertEqual((b"".join(found.pieces), found.done, found.reusable), (b"abc", True, True))
+        self.assertIsNone(found.head.length)
+        self.assertFalse(found.head.headers.hasHeader(b"X-Client-Name"))
+
+    def test_the_end_of_the_connection(self) -> None:
+        """Old servers end an answer so; an end in any other place is a broken one."""
+        found = read(OK + b"\r\nabc")
+        self.assertFalse(found.done)
+        found.end()
+        self.assertEqual((found.pieces, found.done, found.reusable), ([b"abc"], True, False))
+        for data in (b"", OK, OK + b"Content-Length: 3\r\n\r\nab", OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n"):
+            cut = read(data) if data else parser()
+            self.assertRaises(BadResponse, cut.end)
+
+    def test_no_body(self) -> None:
+        """HEAD, 204 and 304 have none, whatever length they speak of (RFC 9110 6.4.1)."""
+        for data, is_head in (
+            (OK + b"Content-Length: 99\r\n\r\n", True),
+            (OK + b"Transfer-Encoding: chunked\r\n\r\n", True),
+            (OK + b"\r\n", True),
+            (b"HTTP/1.1 204 No Content\r\n\r\n", False),
+            (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n", False),
+        ):
+            found = read(data, is_head=is_head)
+            self.assertEqual((found.done, found.pieces, found.reusable), (True, [], True), data)
+
+    def test_a_body_where_there_is_none(self) -> None:
+        """It would be the beginning of the next client's answer."""
+        for data, is_head in (
+            (OK + b"Content-Length: 2\r\n\r\nhi", True),
+            (b"HTTP/1.1 204 No Content\r\n\r\nhi", False),
+            (b"HTTP/1.1 304 Not Modified\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", False),
+        ):
+            found = read(data, is_head=is_head)
+            self.assertEqual((found.done, found.pieces, found.reusable), (True, [], False), data)
+
+    def test_more_than_was_asked_for(self) -> None:
+        """A second answer, to a question that nobody has put: the connection serves nobody any more."""
+        for more in (b"x", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"\0"):
+            found = read(OK + b"Content-Length: 2\r\n\r\nhi" + more)
+            assert found.head is not None
+            self.assertEqual((found.head.status, found.pieces, found.done, found.reusable), (200, [b"hi"], True, False), more)
+
+    def test_closing(self) -> None:
+        """A connection that the backend is about to close is not kept."""
+        self.assertFalse(read(OK + b"Connection: close\r\nContent-Length: 0\r\n\r\n").reusable)
+        self.assertFalse(read(OK + b"Connection: x, Close\r\n\r\n", is_head=True).reusable)
+        self.assertFalse(read(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n").reusable)
+        self.assertFalse(read(b"HTTP/1.0 200 OK\r\n\r\n", is_head=True).reusable)
+
+    def test_interim(self) -> None:
+        """1xx come before the answer, and are none."""
+        found = read(
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK + b"Content-Length: 0\r\n\r\n"
+        )
+        self.assertEqual([head.status for head in found.interim], [100, 103])
+        assert found.head is not None
+        self.assertEqual((found.head.status, found.done, found.reusable), (200, True, True))
+        self.assertFalse(found.head.headers.hasHeader(b"Link"))
+        self.assertRaises(BadResponse, read, b"HTTP/1.1 100 Continue\r\n\r\n" * 21)
+
+    def test_refused(self) -> None:
+        """Each ends for one reader elsewhere than for another."""
+        for data in (
+            OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nhi",
+            OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n",
+            OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+            OK + b"Transfer-Encoding: gzip\r\n\r\n",
+            OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            OK + b"Content-Length: +2\r\n\r\nhi",
+            OK + b"Content-Length: 2, 2\r\n\r\nhi",
+            OK + b"Content-Length: " + b"9" * 19 + b"\r\n\r\n",
+            b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+            OK + b"X: a\r\n b\r\n\r\n",
+            OK + b"X : a\r\n\r\n",
+            OK + b"X: a\0b\r\n\r\n",
+            OK + b"X: a\rb\r\n\r\n",
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+            b"HTTP/2 200\r\n\r\n",
+            b"SSH-2.0-OpenSSH\r\n",
+            b"<html>",
+        ):
+            self.assertRaises(BadResponse, read, data)
+
+    def test_a_head_without_end(self) -> None:
+        """A backend that never ends its head would fill the memory."""
+        endless = parser()
+        endless.feed(OK)
+        with self.assertRaises(BadResponse):
+            for _ in range(100):
+                endless.feed(b"X-Filler: " + b"x" * 4000 + b"\r\n")
+        many = parser()
+        with self.assertRaises(BadResponse):
+            many.feed(OK + b"A: b\r\n" * 501 + b"\r\n")
+
+    @given(st.lists(st.integers(1, 12), max_size=40), st.sampled_from(["length", "chunked", "close"]))
+    def test_in_any_pieces(self, cuts: list[int], framing: str) -> None:
+        """The network cuts where it likes."""
+        body = bytes(range(60))
+        if framing == "length":
+            data = OK + b"Content-Length: 60\r\n\r\n" + body
+        elif framing == "chunked":
+            data = OK + b"Transfer-Encoding: chunked\r\n\r\n1e\r\n" + body[:30] + b"\r\n1e\r\n" + body[30:] + b"\r\n0\r\n\r\n"
+        else:
+            data = OK + b"\r\n" + body
+        found, at = parser(), 0
+        for size in [*cuts, len(data)]:
+            if at < len(data):
+                found.feed(data[at : at + size])
+                at += size
+        found.end()
+        self.assertEqual((b"".join(found.pieces), found.done, found.reusable), (body, True, framing != "close"))
+
+    @given(st.binary(max_size=60))
+    def test_any_bytes(self, data: bytes) -> None:
+        """Read, or refused: nothing else comes out of it."""
+        for start in (b"", OK, OK + b"\r\n", OK + b"Transfer-Encoding: chunked\r\n\r\n"):
+            found = parser()
+            try:
+                found.feed(start + data)
+                found.end()
+            except BadResponse as error:
+                self.assertNotIn("\n", str(error))
