@@ -113,12 +113,20 @@ class Pace:
 class Process:
     """A server on its core, with what it says in a file."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], port: int, folder: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        port: int,
+        folder: Path,
+        core: int = SERVER_CORE,
+    ) -> None:
         self.name, self.port = name, port
         self._said = folder / f"{name}-{port}.out"
         with self._said.open("wb") as out:
             self._process = subprocess.Popen(
-                ["taskset", "--cpu-list", str(SERVER_CORE), *command],
+                ["taskset", "--cpu-list", str(core), *command],
                 env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=out,

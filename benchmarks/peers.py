@@ -52,6 +52,8 @@ class Place:
     files: Path
     access_log: Path | None
     tools: Tools
+    #: The port of a plain HTTP server to pass requests on to; ``None``: the server answers them itself.
+    backend: int | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,10 @@ def _mtlsd(place: Place) -> Start:
     options += ["--audit-log", str(place.folder / "audit.jsonl")]
     if place.access_log:
         options += ["--access-log", str(place.access_log)]
+    if place.backend:
+        config = place.folder / "mtlsd.toml"
+        config.write_text(f'[[route]]\npath = "/"\nallow = ["*"]\nupstream = "http://127.0.0.1:{place.backend}"\n')
+        options += ["--config", str(config)]
     more = {"BENCH_OPTIONS": json.dumps(options), "BENCH_FILES": str(place.files), "PYTHONPATH": str(ROOT)}
     return Start(_twistd(APPS / "door.py"), more)
 
@@ -203,7 +209,45 @@ http {{
     ssl_client_certificate {client.cert};
     ssl_verify_client on;
     ssl_protocols TLSv1.3;
-    location = /hello {{ return 200 "Hello: $client\\n"; }}
+    {locations}
+  }}
+  {more}
+}}
+"""
+_ANSWERS = 'location = /hello {{ return 200 "Hello: $client\\n"; }} location /files/ {{ alias {files}/; }}'
+# With what mtlsd tells a backend too.
+_PASSES_ON = """location / {
+      proxy_pass http://backend;
+      proxy_http_version 1.1;
+      proxy_set_header Connection "";
+      proxy_set_header Host $http_host;
+      proxy_set_header Client-Cert $ssl_client_escaped_cert;
+      proxy_set_header X-Client-Name $client;
+      proxy_set_header X-Client-Fingerprint $ssl_client_fingerprint;
+      proxy_set_header X-Forwarded-For $remote_addr;
+      proxy_set_header X-Forwarded-Proto https;
+      proxy_set_header X-Forwarded-Host $http_host;
+    }"""
+_BACKEND = """
+daemon off;
+worker_processes 1;
+pid {folder}/pid;
+error_log {folder}/error.log crit;
+events {{ worker_connections 16384; }}
+http {{
+  default_type text/plain;
+  access_log off;
+  sendfile on;
+  tcp_nopush on;
+  keepalive_requests 1000000000;
+  client_body_temp_path {folder}/body;
+  proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi;
+  scgi_temp_path {folder}/scgi;
+  server {{
+    listen 127.0.0.1:{port} backlog=1024;
+    location = /hello {{ return 200 "Hello: backend\\n"; }}
     location /files/ {{ alias {files}/; }}
   }}
 }}
@@ -215,12 +259,29 @@ def _nginx(place: Place) -> Start:
     access = f"{place.access_log} combined" if place.access_log else "off"
     settings.write_text(
         _NGINX.format(
-            folder=place.folder, port=place.port, server=place.server, client=place.client, files=place.files, access=access
+            folder=place.folder,
+            port=place.port,
+            server=place.server,
+            client=place.client,
+            access=access,
+            locations=_PASSES_ON if place.backend else _ANSWERS.format(files=place.files),
+            more=f"upstream backend {{ server 127.0.0.1:{place.backend}; keepalive 64; }}" if place.backend else "",
         )
     )
-    nginx = place.tools.find("nginx")
+    return _run_nginx(place.tools, place.folder, settings)
+
+
+def plain_backend(tools: Tools, folder: Path, port: int, files: Path) -> Start:
+    """Return how a plain HTTP server is started, for others to pass requests on to."""
+    settings = folder / "nginx.conf"
+    settings.write_text(_BACKEND.format(folder=folder, port=port, files=files))
+    return _run_nginx(tools, folder, settings)
+
+
+def _run_nginx(tools: Tools, folder: Path, settings: Path) -> Start:
+    nginx = tools.find("nginx")
     assert nginx
-    return Start([nginx, "-p", str(place.folder), "-e", str(place.folder / "error.log"), "-c", str(settings)])
+    return Start([nginx, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(settings)])
 
 
 def _nginx_version(tools: Tools) -> str | None:

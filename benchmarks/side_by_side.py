@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from measure import Failed, Load, Pace, Pair, Process, build_load, cpu_seconds, memory_kib, steady
-from peers import PEERS, Place, Tools, make_files, make_pairs, surroundings
+from measure import CLIENT_CORE, Failed, Load, Pace, Pair, Process, build_load, cpu_seconds, memory_kib, steady
+from peers import PEERS, Place, Tools, make_files, make_pairs, plain_backend, surroundings
 
 _FIRST_PORT = 19100
 #: Idle connections whose memory is looked at, and seconds that a server has to put its house in order before it is looked at.
@@ -52,24 +52,40 @@ class Fleet:
     """The servers of one kind of key, all up together, so that a slow spell of the machine hits neighbours alike."""
 
     def __init__(
-        self, names: list[str], kind: str, log: str, pairs: dict[tuple[str, str], Pair], files: Path, tools: Tools
+        self,
+        names: list[str],
+        kind: str,
+        log: str,
+        pairs: dict[tuple[str, str], Pair],
+        files: Path,
+        tools: Tools,
+        *,
+        proxied: bool,
     ) -> None:
         self._client = pairs[kind, "client"]
         self.servers: dict[str, Process] = {}
+        self._backend: Process | None = None
+        backend = None
+        if proxied:
+            backend, folder = next(_PORTS), tools.built / f"backend-{kind}-{log}"
+            folder.mkdir()
+            start = plain_backend(tools, folder, backend, files)
+            # On the client's core, and not counted.
+            self._backend = Process("backend", start.command, start.environment, backend, folder, CLIENT_CORE)
         for name, port in zip(names, _PORTS, strict=False):
             folder = tools.built / f"{name}-{kind}-{log}"
             folder.mkdir()
             access_log = folder / "access.log" if log == "on" else None
-            place = Place(folder, port, pairs[kind, "server"], self._client, files, access_log, tools)
+            place = Place(folder, port, pairs[kind, "server"], self._client, files, access_log, tools, backend)
             start = PEERS[name].start(place)
             self.servers[name] = Process(name, start.command, start.environment, port, folder)
 
     def wait_until_up(self) -> None:
-        for server in self.servers.values():
+        for server in filter(None, [self._backend, *self.servers.values()]):
             server.wait_until_up()
 
     def stop(self) -> None:
-        for server in self.servers.values():
+        for server in filter(None, [*self.servers.values(), self._backend]):
             server.stop()
 
     def run(self, name: str, row: Row, load: Path, seconds: float) -> dict[str, Any]:
@@ -116,7 +132,7 @@ def measure(arguments: argparse.Namespace, tools: Tools) -> dict[str, Any]:
         rows = [row for row in arguments.rows if ROWS[row].kind == kind]
         if not rows:
             continue
-        fleet = Fleet(names, kind, log, pairs, files, tools)
+        fleet = Fleet(names, kind, log, pairs, files, tools, proxied=arguments.proxied)
         try:
             fleet.wait_until_up()
             for row, number, name in itertools.product(rows, range(arguments.rounds), names):
@@ -164,6 +180,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--retries", type=int, default=2, help="of a run beside which the machine was slow")
+    parser.add_argument("--proxied", action="store_true", help="with requests passed on to a plain nginx: mtlsd and nginx only")
     parser.add_argument("--peers", type=Path, default=Path(__file__).resolve().parent.parent / ".venv" / "peers")
     parser.add_argument("--out", type=Path, help="file for all that was measured, in JSON")
     arguments = parser.parse_args()

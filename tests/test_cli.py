@@ -586,7 +586,7 @@ class ConfigTests(Base):
             [
                 f"mtlsd: {self.config}: route[1].path: no request can have this path: a path may not have an empty segment",
                 f"mtlsd: {self.config}: route[1].allow: a list is wanted",
-                f"mtlsd: {self.config}: route[1]: exactly one of static, wsgi, resource is wanted",
+                f"mtlsd: {self.config}: route[1]: exactly one of upstream, static, wsgi, resource is wanted",
             ],
         )
 

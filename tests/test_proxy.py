@@ -507,6 +507,12 @@ class PoolTests(ProxyTestCase):
         self.refuse()
         self.refuse()
         self.assertEqual((len(self.attempts()), Answer(gate.taken()).status), (2, 503))
+        said = len(self.said)
+        self.ask("/api")
+        self.refuse()
+        self.refuse()
+        # One line for the request, and none for each server that is known to be down.
+        self.assertEqual(len(self.said), said + 1)
 
 
 class LimitTests(ProxyTestCase):

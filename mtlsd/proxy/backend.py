@@ -199,7 +199,9 @@ class Backend:
 
     def is_down(self, why: str) -> None:
         """It could not be reached: pass it over, each time for twice as long."""
-        self._log.warn("{target} cannot be reached: {why}", target=self.target, why=why)
+        if not self._down_until:
+            # Once: every request that failed for it has a line of its own.
+            self._log.warn("{target} cannot be reached: {why}", target=self.target, why=why)
         self._down_until = self.deadlines.seconds() + self._rest
         self._rest = min(2 * self._rest, _LONGEST_REST)
 
