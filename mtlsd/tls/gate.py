@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from OpenSSL import crypto
@@ -56,6 +57,11 @@ class Gate(Protocol):
         self.connection_id = door.next_connection_id()
         self.peer = plain_address(address)
         self.listener: str | None = None
+        # All attributes of all gates are set here, in one order: one that gets another later, when there are some already,
+        # pays most of a kilobyte for a dictionary of its own.
+        self.transport = self.handshake = self.factory = None  # type: ignore[assignment]
+        # Nothing is heard or said before there is somebody to hear or say it.
+        self.dataReceived = self.write = _nothing  # type: ignore[method-assign]
 
     # From TLS below.
 
@@ -63,8 +69,7 @@ class Gate(Protocol):
         """Begin: the handshake's first byte is still to come."""
         # Handing the Connection over: the handshake becomes its app_data, where the verify callback finds it.
         self.handshake = Handshake(self.transport.getHandle(), self._door.registry, self._door.now)
-        host = plain_address(self.transport.getHost())
-        self.listener = endpoint(*host)
+        self.listener = _listener(self.transport.getHost())
         self._arrived = True
         if not self._door.arrived(self):
             self.drop(Reason.OVER_LIMIT)
@@ -84,9 +89,6 @@ class Gate(Protocol):
         else:
             self._accept(decision.authorization)
 
-    def dataReceived(self, data: bytes) -> None:
-        """Nothing is heard before there is somebody to hear it."""
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone: give the verdict if none was given yet, and let go of everything."""
         self._end_of_handshake()
@@ -94,6 +96,8 @@ class Gate(Protocol):
             error = None if reason.check(ConnectionDone) else reason.value
             self._reject(*self.handshake.failed(error))
         above, self._above = self._above, None
+        # What stands above holds this gate, and would live on with it until the collector comes.
+        self.dataReceived = _nothing  # type: ignore[method-assign]
         try:
             if above is not None:
                 above.connectionLost(reason)
@@ -135,7 +139,7 @@ class Gate(Protocol):
 
     def cut(self) -> None:
         """Close at once: not a byte goes out after this, and none comes in."""
-        self.__dict__.pop("dataReceived", None)
+        self.dataReceived = _nothing  # type: ignore[method-assign]
         self.transport.abortConnection()
 
     # IAuthenticatedTransport: what the protocol above has instead of a connection.
@@ -166,9 +170,6 @@ class Gate(Protocol):
     def disconnecting(self) -> bool:
         """Whether the connection is being closed."""
         return bool(self.transport.disconnecting)
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
 
     def writeSequence(self, data: Any) -> None:
         self.transport.writeSequence(data)
@@ -240,7 +241,7 @@ class Gate(Protocol):
         self._above = above
         # From here on nothing is decided by a byte that comes or goes: it is handed on without a stop at the gate.
         self.dataReceived = above.dataReceived  # type: ignore[method-assign]
-        self.write = self.transport.write  # type: ignore[method-assign]
+        self.write = self.transport.write
         above.makeConnection(self)
 
     def _reject(self, reason: Reason, detail: str | None = None) -> None:
@@ -296,6 +297,16 @@ class Gate(Protocol):
             self._deadline = None
         if self._arrived:
             self._door.handshake_is_over(self)
+
+
+def _nothing(data: bytes) -> None:
+    """Stand in for ``dataReceived`` and ``write`` where there is nobody."""
+
+
+@lru_cache(maxsize=256)
+def _listener(address: Address) -> str:
+    """Return the address that was connected to, as text: the same one for all of its connections."""
+    return endpoint(*plain_address(address))
 
 
 def plain_address(address: object) -> tuple[str, int]:

@@ -56,7 +56,8 @@ class Channel(Protocol):
         self._parser = RequestParser(site.settings.max_head, site.names, site.heads)
         self._messages = self._parser.messages
         self._patience = Patience(site.deadlines)
-        self._pace = BodyPace(self._patience, site.settings.body_timeout, site.settings.min_rate, self._body_is_late)
+        # How fast a body comes in: made for the first that does not come with its head.
+        self._pace: BodyPace | None = None
         # The request whose body comes in, or that is being answered; which of the two, ``_is_handling`` tells.
         self._request: Any = None
         self._is_handling = False
@@ -110,6 +111,9 @@ class Channel(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._is_over = True
         self._patience.end()
+        self._parser.end()
+        # Each holds this channel: a refusal does by the way it came.
+        self._pace = self._refusal = None
         self._messages.clear()
         request, self._request = self._request, None
         if request is not None:
@@ -238,7 +242,7 @@ class Channel(Protocol):
             if self._owes_continue:
                 self._owes_continue = False
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._pace.begin()
+            self._begin_body()
         self._advance()
 
     def write_interim(self, status: int, headers: Mapping[bytes, Sequence[bytes]]) -> None:
@@ -398,7 +402,7 @@ class Channel(Protocol):
                 if not message.complete:
                     self._taken = 0
                     self._owes_continue = not message.pieces and self._expects_continue(message)
-                    self._pace.begin()
+                    self._begin_body()
                 exchange.begin()
                 return self._request is exchange
         request = self._request = site.requestFactory(self)
@@ -414,8 +418,15 @@ class Channel(Protocol):
                     self._is_over = True
                     return False
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._pace.begin()
+            self._begin_body()
         return True
+
+    def _begin_body(self) -> None:
+        """From here on a body has to come, and fast enough."""
+        if self._pace is None:
+            settings = self.site.settings
+            self._pace = BodyPace(self._patience, settings.body_timeout, settings.min_rate, self._body_is_late)
+        self._pace.begin()
 
     def _take_body(self, message: Message) -> bool:
         """Hand on what has come of the body.  True when that is all of it."""
@@ -428,7 +439,8 @@ class Channel(Protocol):
                 self._drop_request()
                 self.refuse(CONTENT_TOO_LARGE, "request body too large")
                 return False
-            self._pace.came(self._taken)
+            if self._pace is not None:
+                self._pace.came(self._taken)
         if self._request is None:
             return False
         if message.complete:

@@ -95,6 +95,11 @@ class RequestParser:
         #: Whether nothing that follows is a request any more: the last one asked for another protocol.
         self.upgraded = False
 
+    def end(self) -> None:
+        """Read nothing any more: llhttp holds this parser as this holds it, and both would live on until the collector comes."""
+        self._is_over = True
+        self._parser = self._refusal = None
+
     def feed(self, data: bytes) -> None:
         """Read *data*.  Raises :class:`Refusal`; what was complete before is in ``messages`` all the same."""
         if self.upgraded or self._is_over:
