@@ -50,7 +50,9 @@ class Gate(Protocol):
         self._cut = False
         self._arrived = False
         self._deadline: Deadline | None = None
-        self._identity: tuple[Authorization, Identity] | None = None
+        # Who it is, and the registry's record that says so.
+        self._identity: Identity | None = None
+        self._authorization: Authorization | None = None
         self._client: str | None = None
         self._above: IProtocol | None = None
         self._der: bytes | None = None
@@ -279,14 +281,12 @@ class Gate(Protocol):
 
     def _identity_from(self, authorization: Authorization) -> Identity:
         # Made anew only when the registry's record is another one.
-        if self._identity is None or self._identity[0] is not authorization:
+        if self._identity is None or self._authorization is not authorization:
             tls = self.handshake.tls or self.handshake.negotiated()
             self._client = authorization.client
-            self._identity = (
-                authorization,
-                Identity(authorization.client, authorization.groups, authorization.certificate, tls),
-            )
-        return self._identity[1]
+            self._authorization = authorization
+            self._identity = Identity(authorization.client, authorization.groups, authorization.certificate, tls)
+        return self._identity
 
     def _handshake_is_late(self) -> None:
         self.drop(Reason.TIMEOUT)

@@ -86,13 +86,13 @@ class Handshake:
         shown, self._shown = self._shown, None
         self._completed = True
         self.tls = self.negotiated(resumed=self._judged is None)
+        self._judged = None
         if certificate is None:
             return Denied(Reason.NO_CERTIFICATE)
         if shown is not None and same(shown, certificate):
             # What the callback has read is not read again: it is what has just been proven.
             return self.decide()
-        self._judged = self._judge(certificate)
-        return self._judged
+        return self._judge(certificate)
 
     def decide(self) -> Decision:
         """Decide again, from the live registry, on the leaf of a handshake that has completed.
