@@ -18,6 +18,7 @@ from mtlsd.identity import fingerprint_of, hush_the_parser
 from mtlsd.policy import Denied, Reason
 from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from mtlsd.settings import Settings
+from mtlsd.tls.context import SESSION_LIFETIME
 from mtlsd.tls.handshake import Handshake
 from tests.memory_tls import Client, FrontDoor
 from tests.pki import Pair, make_pair, new_key
@@ -373,6 +374,15 @@ class ResumptionTests(SynchronousTestCase):
             again = front.connect(alice, context=context, session=session)
             self.assertEqual(again.request(), b"Hello: alice")
             self.assertFalse(self.resumed(again))
+
+    def test_what_a_session_holds_stays_here(self) -> None:
+        """A ticket would hold the session under one key for all, which whoever has it may open; or be good for hours."""
+        for tickets, mode in ((True, SSL.SESS_CACHE_SERVER), (False, SSL.SESS_CACHE_OFF)):
+            front = FrontDoor(Settings(tickets=tickets))
+            context = front.context()
+            self.assertEqual(context.get_session_cache_mode(), mode)
+            self.assertEqual(context.set_options(0) & SSL.OP_NO_TICKET, SSL.OP_NO_TICKET)
+            self.assertEqual(context.get_timeout(), SESSION_LIFETIME)
 
     def test_reload_of_the_servers_pair(self) -> None:
         """A ticket of the old context would break, or outlive, a reload: it falls back to a full handshake."""
