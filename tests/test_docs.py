@@ -8,6 +8,8 @@ import re
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,21 +19,13 @@ from mtlsd.cli.commands import mtlsd as command
 from mtlsd.identity import Tls
 from mtlsd.policy import LIMITS, Reason
 from mtlsd.settings import Settings, option_name
+from mtlsd.web.application import environ_of
+from mtlsd.web.claims import claims, is_claim
+from mtlsd.web.headers import HeaderNames, received
+from tests.markdown import ROOT, blocks, page, section
+from tests.site_in_memory import ALICE, Gate
 
-ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = {f"--{option_name(setting)}": setting for setting in fields(Settings)}
-
-
-def page(name: str) -> str:
-    return (ROOT / name).read_text("utf-8")
-
-
-def section(text: str, heading: str) -> str:
-    """Return what stands under the heading, up to the next one of its level."""
-    level = heading.split(" ", 1)[0]
-    found = re.search(rf"^{re.escape(heading)}$(.*?)(?=^#{{1,{len(level)}}} |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found is not None, heading
-    return found[1]
 
 
 def rows(text: str) -> list[list[str]]:
@@ -103,6 +97,16 @@ class OptionsTests(SynchronousTestCase):
         keys = [key for key in terms(section(text, "## Keys")) if not key.startswith("[")]
         self.assertEqual(sorted(keys), sorted(config.ROUTE_KEYS))
 
+    def test_every_example_is_a_configuration(self) -> None:
+        """Whoever copies a piece of a page would be told of mistakes that are not theirs."""
+        count = 0
+        for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))):
+            for block in blocks(path.read_text("utf-8")):
+                if block.language == "toml":
+                    config.parse(block.text, path)
+                    count += 1
+        self.assertGreater(count, 5)
+
     def test_the_fixed_limits(self) -> None:
         """An operator whose client is refused looks here for the bound."""
         text = " ".join(section(page("docs/options.md"), "## Limits").split())
@@ -148,6 +152,25 @@ def key_lines() -> list[str]:
     """Return the rows of the table of keys, whose second column has examples in backticks too."""
     text = section(page("docs/events.md"), "## Keys")
     return [line.strip("|").split("|")[0] + "|" for line in text.splitlines() if line.startswith("| `")]
+
+
+class ApplicationsTests(SynchronousTestCase):
+    text = page("docs/applications.md")
+
+    def test_everything_that_an_application_is_told(self) -> None:
+        """What is not in the tables is not found, and what is there and is not sent is waited for in vain."""
+        told = section(self.text, "## What an application is told")
+        names = {name for cells in rows(told) for cell in cells[:-1] for name in re.findall(r"`([^`]+)`", cell)}
+        headers = {name.decode() for name, _ in claims(ALICE, b"", "::1", b"")}
+        request = SimpleNamespace(gate=Gate(), requestHeaders=received([(b"Host", b"localhost")], HeaderNames()))
+        self.assertEqual(names, headers | set(environ_of(cast(Any, request), ALICE)))
+
+    def test_everything_that_a_client_cannot_say(self) -> None:
+        """A header that the page calls safe would be anybody's."""
+        names = terms(section(self.text, "## What a client can never say"))
+        self.assertGreater(len(names), 20)
+        for name in names:
+            self.assertTrue(is_claim(name.replace("*", "Name").encode()), name)
 
 
 class CommandTests(SynchronousTestCase):

@@ -9,20 +9,20 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import termios
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fcntl import ioctl
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.acceptance.harness import DEADLINE, ROOT, Output, poll
+from tests.acceptance.harness import DEADLINE, ROOT, Output, free_port, poll
+from tests.markdown import Block, page
+from tests.markdown import blocks as blocks_of
 
 #: Seconds for `make serve` to install itself from nothing.
 INSTALLING = 300.0
@@ -34,22 +34,9 @@ ELSEWHERE = ("apt-get install ", "make serve", "make test", "make check")
 REFUSALS = {"curl -ik --cert badCrt.pem": 56, "mtlsd explain badCrt.pem": 1}
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: its language, its lines, and the HTML comment above it."""
-
-    language: str
-    lines: list[str]
-    note: str
-
-
 def blocks() -> list[Block]:
     """Return every fenced block of the page, in order."""
-    fence = re.compile(r"(?:<!-- ([^\n]*?) -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
-    return [
-        Block(found[2], found[3].splitlines(), found[1] or "")
-        for found in fence.finditer((ROOT / "README.md").read_text("utf-8"))
-    ]
+    return blocks_of(page("README.md"))
 
 
 def commands() -> Iterator[tuple[str, list[str] | None]]:
@@ -67,7 +54,7 @@ def commands() -> Iterator[tuple[str, list[str] | None]]:
 
 
 def follows_directly(block: Block, after: Block | None) -> bool:
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = page("README.md")
     return after is not None and "\n".join(block.lines) + "\n```\n\n```text\n" + "\n".join(after.lines) in text
 
 
@@ -88,12 +75,6 @@ def pattern(lines: list[str]) -> re.Pattern[str]:
     ):
         text = re.sub(digits, lambda _, anything=anything: anything, text)  # type: ignore[misc]
     return re.compile(text)
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def plain_environment() -> dict[str, str]:
@@ -194,8 +175,8 @@ class ReadmeTests(SynchronousTestCase):
         # The README's ports may be taken here.
         ports = {
             "9443": log.wait_for(r"listening on \S+:(\d+) for ", within=INSTALLING)[1],
-            "9444": free_port(),
-            "9445": free_port(),
+            "9444": str(free_port()),
+            "9445": str(free_port()),
         }
         terminal = Terminal(folder)
         self.addCleanup(terminal.close)
