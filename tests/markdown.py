@@ -36,6 +36,18 @@ def section(text: str, heading: str) -> str:
     return found[1]
 
 
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of every row of every table, without the heads."""
+    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    heads = [at - 1 for at, cells in enumerate(found) if all(set(cell) <= {"-", ":"} for cell in cells)]
+    return [cells for at, cells in enumerate(found) if at not in heads and at - 1 not in heads]
+
+
+def terms(text: str) -> list[str]:
+    """Return what stands in backticks in the first column of the tables."""
+    return [term for cells in rows(text) for term in re.findall(r"`([^`]+)`", cells[0])]
+
+
 def blocks(text: str) -> list[Block]:
     """Return every fenced block, in order."""
     return [Block(found[2], found[3].splitlines(), found[1] or "") for found in _FENCE.finditer(text)]

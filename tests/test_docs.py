@@ -22,22 +22,10 @@ from mtlsd.settings import Settings, option_name
 from mtlsd.web.application import environ_of
 from mtlsd.web.claims import claims, is_claim
 from mtlsd.web.headers import HeaderNames, received
-from tests.markdown import ROOT, blocks, page, section
+from tests.markdown import ROOT, blocks, page, rows, section, terms
 from tests.site_in_memory import ALICE, Gate
 
 OPTIONS = {f"--{option_name(setting)}": setting for setting in fields(Settings)}
-
-
-def rows(text: str) -> list[list[str]]:
-    """Return the cells of every row of every table, without the heads."""
-    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    heads = [at - 1 for at, cells in enumerate(found) if all(set(cell) <= {"-", ":"} for cell in cells)]
-    return [cells for at, cells in enumerate(found) if at not in heads and at - 1 not in heads]
-
-
-def terms(text: str) -> list[str]:
-    """Return what stands in backticks in the first column of the tables."""
-    return [term for cells in rows(text) for term in re.findall(r"`([^`]+)`", cells[0])]
 
 
 class OptionsTests(SynchronousTestCase):
@@ -173,19 +161,41 @@ class ApplicationsTests(SynchronousTestCase):
             self.assertTrue(is_claim(name.replace("*", "Name").encode()), name)
 
 
+class MigratingTests(SynchronousTestCase):
+    #: What the page says of theirs in the columns that are ours.
+    THEIRS = frozenset(
+        {"optional", "optional_no_ca", "ssl_ciphers", "ciphers", "curves", "random", "health_uri"}
+        | {"request", "require", "verify_if_given"}
+    )
+
+    def test_our_settings_exist(self) -> None:
+        """Whoever moves would write what `mtlsd check` then calls unknown."""
+        ours = {*config.ROUTE_KEYS, *(setting.name for setting in fields(Settings))}
+        for theirs in ("nginx", "Caddy"):
+            table = rows(section(page("docs/migrating.md"), f"## From {theirs}: setting by setting"))
+            self.assertGreater(len(table), 20)
+            names = {name for cells in table for name in re.findall(r"`([a-z_]+)(?: = [^`]*)?`", cells[1])}
+            self.assertEqual(names - ours - self.THEIRS, set())
+
+
 class CommandTests(SynchronousTestCase):
     def test_only_verbs_and_options_that_exist(self) -> None:
         """A page that tells people to type what does not exist."""
         for name in (
             "README.md",
             "certs/README.md",
+            "docs/applications.md",
             "docs/browsers.md",
             "docs/events.md",
+            "docs/migrating.md",
+            "docs/routes.md",
             "docs/running.md",
             "docs/systemd.md",
             "CONTRIBUTING.md",
         ):
-            for found in re.finditer(r"(?<!twistd )\bmtlsd (authorize|clients|explain|init|new|revoke)\b([^`\n]*)", page(name)):
+            for found in re.finditer(
+                r"(?<!twistd )\bmtlsd (authorize|check|clients|explain|init|new|revoke|route)\b([^`\n]*)", page(name)
+            ):
                 options = {option for parameter in command.commands[found[1]].params for option in parameter.opts}
                 for option in re.findall(r"(?<!\S)--[a-z-]+", found[2]):
                     self.assertIn(option, options, f"{name}: {found[0]}")
