@@ -182,6 +182,9 @@ class ApplicationsTests(ApplicationTestCase):
         self.assert_right(server)
         self.assertEqual(self.ask("alice", server, "/seen")[1], server.url("/x"))
         self.assert_fails_closed(302)
+        # As large as RSA's and ML-DSA-65's, and as ML-DSA-87's.
+        for size, status in ((7300, 302), (9900, 431)):
+            self.assertEqual(self.directly("/", "-H", f"Client-Cert: {'A' * size}")[0], status)
         self.assertEqual(server.stop(), 0)
         self.assert_quiet(server)
 
