@@ -1,11 +1,13 @@
 """The configuration file: TOML, checked as a whole into frozen values.
 
 Strict: nothing is coerced, and every mistake is named at once, by its key path.  ``allow = "ops"`` is a mistake, not
-three clients called o, p and s; ``"*"`` out of place would be everybody.  Pure but for :func:`read`.
+three clients called o, p and s; ``"*"`` out of place would be everybody.  Pure but for :func:`read`, and for
+the current folder where the file's own is relative to it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -32,6 +34,8 @@ _SWITCHES = {"listing": "static", "strip_prefix": "upstream", "allow_remote": "u
 _TIMES = ("connect_timeout", "response_timeout", "idle_timeout")
 _URL = re.compile(r"http://(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)):([0-9]{1,5})/?\Z")
 _UNIX = "http+unix:"
+#: unix(7): sun_path has 108 bytes, the NUL at its end among them.
+_LONGEST_SOCKET = 107
 #: The keys of a route.
 ROUTE_KEYS = ("path", "allow", "methods", *_DESTINATIONS, *_SWITCHES, *_TIMES)
 
@@ -242,14 +246,14 @@ class _Reading:
 
     def _targets(self, where: str, value: object, *, remote: bool) -> tuple[Target, ...]:
         if isinstance(value, str):
-            wrong = _wrong_target(value, remote=remote)
+            wrong = _wrong_target(value, self._base, remote=remote)
             if wrong is not None:
                 self._wrong(where, wrong)
                 return ()
             return tuple(self._target(value))
         if value == []:
             self._wrong(where, "it names no server")
-        texts = self._texts(where, value, lambda text: _wrong_target(text, remote=remote))
+        texts = self._texts(where, value, lambda text: _wrong_target(text, self._base, remote=remote))
         return tuple(target for text in texts for target in self._target(text))
 
     def _target(self, text: str) -> Iterator[Target]:
@@ -276,9 +280,13 @@ class _Reading:
         return texts
 
 
-def _wrong_target(text: str, *, remote: bool) -> str | None:
+def _wrong_target(text: str, base: Path, *, remote: bool) -> str | None:
     if text.startswith(_UNIX):
-        return None if len(text) > len(_UNIX) and "\0" not in text else "the path of a socket is wanted"
+        if len(text) == len(_UNIX) or "\0" in text:
+            return "the path of a socket is wanted"
+        # The reactor would raise, and leave each request to its deadline.
+        size = len(os.fsencode(os.path.join(os.path.abspath(base), text.removeprefix(_UNIX))))
+        return None if size <= _LONGEST_SOCKET else f"the path of a socket has {_LONGEST_SOCKET} bytes at most, and this {size}"
     found = _URL.match(text)
     if found is None or not 0 < int(found[3]) < 65536:
         return '"http://HOST:PORT" or "http+unix:PATH" is wanted'

@@ -220,6 +220,15 @@ upstrem = "x"
         two = 'upstream = ["http://localhost:1", "http://localhost:1"]'
         self.assertEqual(mistakes(route(to=two)), ["route[0].upstream[1]: it is there twice"])
 
+    def test_a_socket_whose_path_is_too_long(self) -> None:
+        """No socket can be there (unix(7)): every request would wait for its deadline, and fail."""
+        longest = "/" + "s" * 106
+        for text, size in ((f"{longest}s", 108), ("/" + "\u00e9" * 54, 109), ("../" + "s" * 94, 108), ("s" * 97, 108)):
+            said = f"the path of a socket has 107 bytes at most, and this {size}"
+            self.assertEqual(mistakes(route(to=f'upstream = "http+unix:{text}"')), [f"route[0].upstream: {said}"], text)
+        for text in (longest, "s" * 96, "../" + "s" * 93):
+            self.assertEqual(mistakes(route(to=f'upstream = "http+unix:{text}"')), [], text)
+
     def test_keys_of_another_kind(self) -> None:
         """A key that has no effect looks as if it had."""
         self.assertEqual(mistakes(route("strip_prefix = true")), ["route[0].strip_prefix: only a route with upstream has one"])

@@ -84,7 +84,12 @@ class Router:
             # What is judged is what the application sees.
             request.uri = path + request.uri[len(request.path) :]
             request.path = path
-        if path == _OWN or path.startswith(_OWN + b"/"):
+        if path == _OWN:
+            # The link on that page counts from the slash.
+            request.setHeader(b"Location", _OWN + b"/")
+            request.answer(308, f"it is {RESERVED}/")
+            return None
+        if path.startswith(_OWN + b"/"):
             return _beginning(request, self._own, _OWN)
         ruling = self.rules.rule(identity.client, identity.groups, request.method, path)
         if isinstance(ruling, Routed):
