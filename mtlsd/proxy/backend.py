@@ -44,7 +44,7 @@ class BackendConnection(Protocol):
 
     def __init__(self, backend: Backend, made: Callable[[BackendConnection], object]) -> None:
         self._backend = backend
-        self._made: Callable[[BackendConnection], object] | None = made
+        self._made = made
         self._waiting: Waiting | None = None
         self._parser: ResponseParser | None = None
         self._is_lost = False
@@ -60,9 +60,10 @@ class BackendConnection(Protocol):
     def connectionMade(self) -> None:
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
-        made, self._made = self._made, None
-        if made is not None:
-            made(self)
+        made = self._made
+        # Whoever asked for it is not kept for as long as it is.
+        del self._made
+        made(self)
 
     def dataReceived(self, data: bytes) -> None:
         parser, waiting = self._parser, self._waiting
@@ -73,7 +74,7 @@ class BackendConnection(Protocol):
         try:
             parser.feed(data)
         except BadResponse as error:
-            self._break(str(error))
+            self._break(waiting, str(error))
             return
         self._hand_on(parser, waiting)
 
@@ -89,7 +90,7 @@ class BackendConnection(Protocol):
                 raise BadResponse("the connection was lost")
             parser.end()
         except BadResponse as error:
-            self._break(str(error))
+            self._break(waiting, str(error))
             return
         self._hand_on(parser, waiting)
 
@@ -138,11 +139,10 @@ class BackendConnection(Protocol):
                 self.close()
             waiting.ended()
 
-    def _break(self, why: str) -> None:
-        waiting, self._waiting = self._waiting, None
+    def _break(self, waiting: Waiting, why: str) -> None:
+        self._waiting = None
         self.close()
-        if waiting is not None:
-            waiting.broken(why, answered=self._is_answered)
+        waiting.broken(why, answered=self._is_answered)
 
 
 class Backend:
@@ -252,7 +252,7 @@ class _Factory(ClientFactory):
         self._made = made
         self._failed = failed
         self.connector: Any = None
-        self.deadline: Deadline | None = None
+        self.deadline: Deadline
         self._is_late = False
 
     def late(self) -> None:
@@ -261,16 +261,12 @@ class _Factory(ClientFactory):
         self.connector.stopConnecting()
 
     def buildProtocol(self, addr: object) -> BackendConnection:
-        self._call_off()
+        self.deadline.cancel()
         self._backend.is_well()
         return BackendConnection(self._backend, self._made)
 
     def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
-        self._call_off()
+        self.deadline.cancel()
         why = "it takes too long" if self._is_late else reason.getErrorMessage()
         self._backend.is_down(why)
         self._failed(why)
-
-    def _call_off(self) -> None:
-        if self.deadline is not None:
-            self.deadline.cancel()

@@ -63,6 +63,8 @@ class Exchange:
         self._body_is_whole = False
         self._body_has_begun = False
         self._is_chunked = False
+        # The client takes no more of the answer, for now.
+        self._is_held_up = False
         self._is_over = False
 
     def begin(self) -> None:
@@ -97,9 +99,7 @@ class Exchange:
     def drop(self) -> None:
         """The request will never be complete."""
         self._is_over = True
-        if self._connection is not None:
-            self._connection.let_go()
-            self._connection = None
+        self._let_go()
 
     def connectionLost(self, reason: Failure) -> None:
         """The client is gone."""
@@ -110,11 +110,13 @@ class Exchange:
     # From the channel: the answer's producer.
 
     def pauseProducing(self) -> None:
+        self._is_held_up = True
         if self._connection is not None:
             self._connection.transport.pauseProducing()
             self._connection.patience.rest()
 
     def resumeProducing(self) -> None:
+        self._is_held_up = False
         if self._connection is not None:
             self._connection.transport.resumeProducing()
             self._wait_for_more()
@@ -254,14 +256,13 @@ class Exchange:
             connection.patience.wait(self._upstream.response_timeout, self._late)
 
     def _wait_for_more(self) -> None:
-        if self._connection is not None:
+        # It is not the backend's fault where the client takes nothing.
+        if self._connection is not None and not self._is_held_up:
             self._connection.patience.wait(self._upstream.idle_timeout, self._late)
 
     def _late(self) -> None:
         backend = self._candidates[0]
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.let_go()
+        self._let_go()
         if self.startedWriting:
             self._say(backend, "it stopped in the middle of an answer")
             self._is_over = True
@@ -270,6 +271,11 @@ class Exchange:
         else:
             self._say(backend, "it does not answer")
             self._fail(_TIMEOUT)
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.let_go()
 
     def _may_be_asked_again(self) -> bool:
         return self._is_pooled and not self._is_retried and not self._body_has_begun and self.method in _IDEMPOTENT

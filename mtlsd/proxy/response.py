@@ -74,8 +74,6 @@ class ResponseParser:
         """Read *data*.  Raises :exc:`BadResponse`; what was complete before is there all the same."""
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            raise BadResponse("it switches protocols, and nobody has asked for that") from None
         except httptools.HttpParserCallbackError:
             raise self._refused or BadResponse("it cannot be read") from None
         except httptools.HttpParserError as error:
