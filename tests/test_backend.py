@@ -178,6 +178,31 @@ class PoolTests(ProxyTestCase):
             wire.lose()
             self.assertEqual((Answer(gate.taken()).status, len(self.attempts())), (502, before), method)
 
+    def test_a_body_that_has_not_begun(self) -> None:
+        """Nothing of it was sent, so it may go to a new connection; until there is one, no more of it is read into memory."""
+        wire = self.kept()
+        gate = self.ask("/x", "PUT", "Content-Length: 6")
+        self.assertEqual(gate.producerState, "producing")
+        wire.lose()
+        self.assertEqual(gate.producerState, "paused")
+        fresh = self.connected()
+        self.assertEqual(gate.producerState, "producing")
+        gate.protocol.dataReceived(b"abcdef")
+        self.assertTrue(fresh.sent().endswith(b"Content-Length: 6\r\n\r\nabcdef"))
+        fresh.answer(OK)
+        self.assertEqual(Answer(gate.taken()).body, b"hi")
+
+    def test_a_slow_upload(self) -> None:
+        """Its connection is no longer one that waits for a request: the end of that wait would cut it off."""
+        wire = self.kept()
+        gate = self.ask("/x", "POST", "Content-Length: 6")
+        gate.protocol.dataReceived(b"abc")
+        self.door.wait(30)
+        gate.protocol.dataReceived(b"def")
+        self.assertTrue(wire.sent().endswith(b"abcdef"))
+        wire.answer(OK)
+        self.assertEqual(Answer(gate.taken()).body, b"hi")
+
     def test_not_kept_for_long(self) -> None:
         """A connection that the backend is about to close breaks the next request."""
         wire = self.kept()

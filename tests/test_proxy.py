@@ -95,6 +95,27 @@ class ExchangeTests(ProxyTestCase):
         self.assertTrue(wire.sent().endswith(b"\r\n\r\nabcdef"))
         self.assertIsNone(wire.producer)
 
+    def test_the_next_request_after_a_body(self) -> None:
+        """A body that had to wait, for a connection or for a slow backend, must not leave the client's connection deaf."""
+        gate = self.ask("/x", "POST", body=b"abc")
+        self.refuse()
+        self.assertEqual((Answer(gate.taken()).status, gate.producerState), (503, "producing"))
+        gate.protocol.dataReceived(ask("/x", "POST", "Content-Length: 6") + b"abc")
+        self.assertEqual(gate.producerState, "paused")
+        self.refuse()
+        self.assertEqual((Answer(gate.taken()).status, gate.disconnecting), (503, True))
+        gate = self.ask("/x", "POST", "Content-Length: 6")
+        wire = self.connected()
+        wire.producer.pauseProducing()
+        gate.protocol.dataReceived(b"abcdef")
+        # All of it is here, so that what is read next is whether the client is still there.
+        self.assertEqual(gate.producerState, "producing")
+        wire.answer(OK)
+        self.assertEqual((Answer(gate.taken()).body, gate.producerState), (b"hi", "producing"))
+        gate.protocol.dataReceived(ask("/y"))
+        wire.answer(OK)
+        self.assertEqual(Answer(gate.taken()).body, b"hi")
+
     def test_expect(self) -> None:
         """The client is told to go on when there is somebody to send it to, once."""
         gate = self.ask("/x", "POST", "Expect: 100-continue", "Content-Length: 3")

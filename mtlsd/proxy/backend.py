@@ -101,6 +101,8 @@ class BackendConnection(Protocol):
         self._parser = ResponseParser(self._backend.names, is_head=is_head)
         self._waiting = waiting
         self._is_answered = self.is_asked = False
+        # Not any more for a request.
+        self.patience.rest()
         self.transport.write(head)
 
     def let_go(self) -> None:

@@ -69,8 +69,6 @@ class Exchange:
 
     def begin(self) -> None:
         """Send the request on its way."""
-        if self._has_body:
-            self.channel.hold_body()
         self._candidates = self._backends.in_turn(self._upstream.targets)
         self._next()
 
@@ -200,6 +198,9 @@ class Exchange:
 
     def _connect(self) -> None:
         self._is_pooled = False
+        if self._has_body and not self._message.complete:
+            # Nobody takes the rest of it yet.
+            self.channel.hold_body()
         self._candidates[0].connect(self._upstream.connect_timeout, self._connected, self._unreachable)
 
     def _connected(self, connection: BackendConnection) -> None:
@@ -252,6 +253,8 @@ class Exchange:
             if self._message.length is None:
                 connection.transport.write(b"0\r\n\r\n")
             connection.transport.unregisterProducer()
+            # It may have been held by a backend that is slow, and will not say any more that there is room.
+            self.channel.release_body()
         if not self.startedWriting:
             connection.patience.wait(self._upstream.response_timeout, self._late)
 

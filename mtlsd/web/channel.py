@@ -186,7 +186,8 @@ class Channel(Protocol):
         if request is not self._request:
             return
         self._request = None
-        self._is_handling = self._is_answering = self._owes_continue = False
+        # Whoever held its body is gone with it.
+        self._is_handling = self._is_answering = self._owes_continue = self._is_held = False
         if not self.persistent:
             self._close(self.gate.hang_up if self._is_asked_to_close else self.gate.loseConnection)
         else:
