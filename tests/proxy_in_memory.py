@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,6 +50,17 @@ class Wire(StringTransport):
         super().__init__()
         self.protocol = protocol
         self.aborted = False
+        #: What has come, and the reactor has not told of yet: ``b""`` is the end, an exception a reset.
+        self.unread: bytes | OSError = BlockingIOError()
+
+    def getHandle(self) -> Wire:
+        return self
+
+    def recv(self, size: int, flags: int) -> bytes:
+        assert flags == socket.MSG_PEEK | socket.MSG_DONTWAIT
+        if isinstance(self.unread, OSError):
+            raise self.unread
+        return self.unread[:size]
 
     def abortConnection(self) -> None:
         if not self.aborted:

@@ -178,6 +178,29 @@ class PoolTests(ProxyTestCase):
             wire.lose()
             self.assertEqual((Answer(gate.taken()).status, len(self.attempts())), (502, before), method)
 
+    def test_one_that_has_news(self) -> None:
+        """What has come before the request is no answer to it, and a POST need not be lost on a connection that has ended."""
+        for news in (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"", ConnectionResetError()):
+            wire = self.kept()
+            wire.unread = news
+            before = len(self.attempts())
+            gate = self.ask("/x", "POST", body=b"abc")
+            self.assertTrue(wire.aborted)
+            self.assertEqual((wire.sent(), len(self.attempts())), (b"", before + 1))
+            self.connected().answer(OK.replace(b"Content", b"Connection: close\r\nContent"))
+            self.assertEqual(Answer(gate.taken()).body, b"hi")
+
+    def test_one_that_has_spoken(self) -> None:
+        """Half a head, a hint or garbage: the backend is at work on it, and must not do it twice."""
+        for data in (b"HTTP/1.1 2", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n"):
+            wire = self.kept()
+            before = len(self.attempts())
+            gate = self.ask()
+            wire.answer(data)
+            if not wire.aborted:
+                wire.lose()
+            self.assertEqual((Answer(gate.taken()).status, len(self.attempts())), (502, before), data)
+
     def test_a_body_that_has_not_begun(self) -> None:
         """Nothing of it was sent, so it may go to a new connection; until there is one, no more of it is read into memory."""
         wire = self.kept()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 from typing import Protocol as Interface
@@ -19,6 +20,8 @@ from mtlsd.web.patience import Patience
 
 #: Connections to one backend that wait for the next request, and seconds that they do: less than any server we know.
 _MOST_IDLE, _IDLE = 64, 4.0
+#: To look, without waiting and without taking.
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 #: Seconds that a backend which could not be reached is passed over: at first, and at most.
 _FIRST_REST, _LONGEST_REST = 1.0, 30.0
 
@@ -52,8 +55,8 @@ class BackendConnection(Protocol):
         self.patience = Patience(backend.deadlines)
         #: Whether all of the request has been sent: an answer may come before that.
         self.is_asked = False
-        #: Requests that were answered on it: one that breaks before its first answer was not kept too long.
-        self.served = 0
+        #: Whether not a byte has come since it was asked.
+        self.is_silent = True
 
     # From the reactor.
 
@@ -71,6 +74,7 @@ class BackendConnection(Protocol):
             # Nobody has asked for anything.
             self.close()
             return
+        self.is_silent = False
         try:
             parser.feed(data)
         except BadResponse as error:
@@ -101,9 +105,20 @@ class BackendConnection(Protocol):
         self._parser = ResponseParser(self._backend.names, is_head=is_head)
         self._waiting = waiting
         self._is_answered = self.is_asked = False
+        self.is_silent = True
         # Not any more for a request.
         self.patience.rest()
         self.transport.write(head)
+
+    def has_news(self) -> bool:
+        """Tell whether something has come, if only the end, that the reactor has not told of yet."""
+        try:
+            self.transport.getHandle().recv(1, _PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
 
     def let_go(self) -> None:
         """Whoever waited is gone: so is the connection, for an answer to nobody is on it."""
@@ -127,7 +142,6 @@ class BackendConnection(Protocol):
         if parser.head is not None:
             if not self._is_answered:
                 self._is_answered = True
-                self.served += 1
                 waiting.responded(parser.head)
             if parser.pieces and self._waiting is waiting:
                 pieces, parser.pieces = parser.pieces, []
@@ -167,7 +181,13 @@ class Backend:
 
     def idle(self) -> BackendConnection | None:
         """Return a connection that is waiting for a request, if there is one: the last that was used."""
-        return self._idle.pop() if self._idle else None
+        while self._idle:
+            connection = self._idle.pop()
+            # What has come already would be taken for the answer to the next request.
+            if not connection.has_news():
+                return connection
+            connection.close()
+        return None
 
     def connect(self, timeout: float, made: Callable[[BackendConnection], object], failed: Callable[[str], object]) -> None:
         """Make a connection.  Either *made* or *failed* is called, once."""

@@ -177,7 +177,7 @@ class Exchange:
             self.site.log(self)
             # What went out so far must not look like the whole.
             self.gate.abortConnection()
-        elif connection is not None and self._may_be_asked_again():
+        elif connection is not None and self._may_be_asked_again(connection):
             # A connection that was kept too long: the backend had closed it when the request was on its way.
             self._is_retried = True
             self._connect()
@@ -280,8 +280,10 @@ class Exchange:
         if connection is not None:
             connection.let_go()
 
-    def _may_be_asked_again(self) -> bool:
-        return self._is_pooled and not self._is_retried and not self._body_has_begun and self.method in _IDEMPOTENT
+    def _may_be_asked_again(self, connection: BackendConnection) -> bool:
+        # One that has said something, if only half a head, was not closed yet: it may have done what it was asked to.
+        was_dead = self._is_pooled and connection.is_silent
+        return was_dead and not self._is_retried and not self._body_has_begun and self.method in _IDEMPOTENT
 
     def _say(self, backend: Backend | None, why: str) -> None:
         self._log.warn(
