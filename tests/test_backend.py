@@ -124,6 +124,22 @@ class BrokenTests(ProxyTestCase):
         self.assertTrue(gate.aborted and sent.endswith(b"hi"))
         self.assertEqual((gate.taken(), len(self.said), len(self.door.lines)), (b"", 1, 1))
 
+    def test_stops_after_an_early_head(self) -> None:
+        """Whether it takes the body has nothing to do with whether it goes on with its answer."""
+        for more in (b"", b"def"):
+            gate = self.ask("/x", "POST", "Content-Length: 6")
+            wire = self.connected()
+            wire.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi")
+            wire.producer.pauseProducing()
+            wire.producer.resumeProducing()
+            gate.protocol.dataReceived(b"abc" + more)
+            self.door.wait(30)
+            self.assertFalse(gate.aborted)
+            gate.protocol.dataReceived(b"def" if not more else b"")
+            self.door.wait(62)
+            self.assertTrue(gate.aborted and wire.aborted)
+            self.assertIn("it stopped in the middle of an answer", self.said[-1])
+
     def test_garbage_after_the_head(self) -> None:
         """A chunk that is none, when the head has gone out."""
         gate = self.ask()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
@@ -124,6 +123,17 @@ class Exchange:
 
     # From the backend.
 
+    def hold_upload(self) -> None:
+        """It takes no more of the body, for now."""
+        self._wait_for_more()
+        self.channel.hold_body()
+
+    def release_upload(self, connection: BackendConnection) -> None:
+        """It takes the body again."""
+        if not self.startedWriting:
+            connection.patience.rest()
+        self.channel.release_body()
+
     def interim(self, head: Head) -> None:
         """A 1xx has come.  100 is between us and the backend; hints are the client's."""
         if head.status == _EARLY_HINTS and self.clientproto == b"HTTP/1.1":
@@ -233,9 +243,7 @@ class Exchange:
         head = request_head(self.method, target, message.headers.plain, length, added)
         connection.ask(head, self, is_head=self.method == b"HEAD")
         if self._has_body:
-            connection.transport.registerProducer(
-                _Upload(self.channel, connection, self._upstream.idle_timeout, self._late), True
-            )
+            connection.transport.registerProducer(_Upload(self, connection), True)
             waiting, self._waiting_body = self._waiting_body, []
             for data in waiting:
                 self._send(connection, data)
@@ -255,7 +263,9 @@ class Exchange:
             connection.transport.unregisterProducer()
             # It may have been held by a backend that is slow, and will not say any more that there is room.
             self.channel.release_body()
-        if not self.startedWriting:
+        if self.startedWriting:
+            self._wait_for_more()
+        else:
             connection.patience.wait(self._upstream.response_timeout, self._late)
 
     def _wait_for_more(self) -> None:
@@ -306,20 +316,15 @@ class Exchange:
 class _Upload:
     """The client, as the producer of a request's body for the backend: what a slow backend slows down."""
 
-    def __init__(self, channel: Any, connection: BackendConnection, timeout: float, late: Callable[[], object]) -> None:
-        """*late* is called when the backend has taken nothing for *timeout* seconds."""
-        self._channel = channel
+    def __init__(self, exchange: Exchange, connection: BackendConnection) -> None:
+        self._exchange = exchange
         self._connection = connection
-        self._timeout = timeout
-        self._late = late
 
     def pauseProducing(self) -> None:
-        self._connection.patience.wait(self._timeout, self._late)
-        self._channel.hold_body()
+        self._exchange.hold_upload()
 
     def resumeProducing(self) -> None:
-        self._connection.patience.rest()
-        self._channel.release_body()
+        self._exchange.release_upload(self._connection)
 
     def stopProducing(self) -> None:
         """The backend is gone, and the exchange hears of it."""
