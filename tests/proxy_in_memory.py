@@ -30,6 +30,10 @@ allow = ["*"]
 upstream = ["http://127.0.0.1:8001", "http://127.0.0.1:8002"]
 strip_prefix = true
 [[route]]
+path = "/other"
+allow = ["*"]
+upstream = ["http://127.0.0.1:8001", "http://127.0.0.1:8003"]
+[[route]]
 path = "/unix"
 allow = ["*"]
 upstream = "http+unix:/run/app.sock"

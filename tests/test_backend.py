@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, cast
 
 from twisted.internet.error import ConnectionLost
@@ -272,6 +273,29 @@ class PoolTests(ProxyTestCase):
             self.connected().answer(OK + b"x")
         self.assertEqual(sorted(self.attempts()), [8001, 8001, 8002, 8002])
 
+    def test_each_route_in_its_own_turn(self) -> None:
+        """A page and its data, asked for one after the other: all pages would go to one server, and all data to the other."""
+        for _ in range(4):
+            for target in ("/api", "/other"):
+                self.ask(target)
+                self.connected().answer(OK + b"x")
+        self.assertEqual(sorted(self.attempts()[::2]), [8001, 8001, 8002, 8002])
+        self.assertEqual(sorted(self.attempts()[1::2]), [8001, 8001, 8003, 8003])
+
+    def test_many_at_once(self) -> None:
+        """A server that was away for a moment, in which a hundred asked, rests for a second, not for thirty."""
+        for _ in range(20):
+            self.ask("/api")
+        down = self.attempts()[0]
+        numbers = [number for number, port in enumerate(self.attempts()) if port == down]
+        for number in numbers:
+            self.refuse(number)
+        before = len(self.attempts())
+        self.door.wait(2)
+        for _ in range(2):
+            self.ask("/api")
+        self.assertIn(down, self.attempts()[before:])
+
     def test_the_next_one(self) -> None:
         """One that is down costs one attempt, then it rests, for longer each time; a POST may go on too, for nothing was sent."""
         gate = self.ask("/api", "POST", body=b"abc")
@@ -293,6 +317,24 @@ class PoolTests(ProxyTestCase):
         self.assertIn(first, self.attempts()[2:])
         self.connected(self.attempts().index(first, 2))
         self.assertIn("can be reached again", self.said[-1])
+
+    def test_longer_each_time(self) -> None:
+        """A server that stays away costs an attempt less and less often, and the log one line for all of it."""
+        self.ask("/api")
+        down = self.attempts()[0]
+        self.refuse()
+        said, tries = len(self.said), []
+        for second in range(100):
+            self.door.wait(1)
+            before = len(self.attempts())
+            self.ask("/api")
+            if self.attempts()[before] == down:
+                tries.append(second)
+                self.refuse(before)
+        pauses = [later - sooner for sooner, later in itertools.pairwise(tries)]
+        self.assertEqual(sorted(pauses), pauses)
+        self.assertTrue(all(pause <= 32 for pause in pauses) and pauses[-1] >= 30, pauses)
+        self.assertEqual(len(self.said), said)
 
     def test_all_are_down(self) -> None:
         """Each is tried all the same: who knows."""

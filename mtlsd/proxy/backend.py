@@ -221,10 +221,14 @@ class Backend:
 
     def is_down(self, why: str) -> None:
         """It could not be reached: pass it over, each time for twice as long."""
+        now = self.deadlines.seconds()
+        if now < self._down_until:
+            # Of requests that come together, the first has said so; and where all are down, each is tried all the time.
+            return
         if not self._down_until:
             # Once: every request that failed for it has a line of its own.
             self._log.warn("{target} cannot be reached: {why}", target=self.target, why=why)
-        self._down_until = self.deadlines.seconds() + self._rest
+        self._down_until = now + self._rest
         self._rest = min(2 * self._rest, _LONGEST_REST)
 
     def close(self) -> None:
@@ -241,21 +245,23 @@ class Backends:
         self._deadlines = deadlines
         self._names = names
         self._by_target: dict[Target, Backend] = {}
-        self._turn = 0
+        # Of each list of servers: with one for all, two routes that are asked alternately would each have one server.
+        self._turns: dict[tuple[Target, ...], int] = {}
 
     def in_turn(self, targets: tuple[Target, ...]) -> list[Backend]:
         """Return the backends in the order in which a request is to try them: the next in turn, and the ill ones last."""
         backends = [self._of(target) for target in targets]
         if len(backends) == 1:
             return backends
-        self._turn += 1
-        start = self._turn % len(backends)
+        start = self._turns.get(targets, 0)
+        self._turns[targets] = (start + 1) % len(backends)
         backends = backends[start:] + backends[:start]
         now = self._deadlines.seconds()
         return sorted(backends, key=lambda backend: max(0.0, backend.down_until - now))
 
     def keep_only(self, targets: Iterable[Target]) -> None:
         """Forget the backends that no route has any more."""
+        self._turns.clear()
         for target in self._by_target.keys() - set(targets):
             self._by_target.pop(target).close()
 
