@@ -157,6 +157,21 @@ class ResponseTests(SynchronousTestCase):
         with self.assertRaises(BadResponse):
             many.feed(OK + b"A: b\r\n" * 501 + b"\r\n")
 
+    def test_framing_without_end(self) -> None:
+        """As above, of one trailer, or of one extension of a chunk; a long body in small chunks is another matter."""
+        for begin in (b"0\r\nA: ", b"0\r\nA", b"3;", b"3\r\nabc\r\n0\r\nA: b\r\nC: "):
+            endless = parser()
+            endless.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n" + begin)
+            with self.assertRaises(BadResponse):
+                for _ in range(100):
+                    endless.feed(b"x" * 4000)
+        long = parser()
+        long.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(100):
+            long.feed(b"1;" + b"x" * 4000)
+            long.feed(b"\r\na\r\n")
+        self.assertEqual(b"".join(long.pieces), b"a" * 100)
+
     @given(st.lists(st.integers(1, 12), max_size=40), st.sampled_from(["length", "chunked", "close"]))
     def test_in_any_pieces(self, cuts: list[int], framing: str) -> None:
         """The network cuts where it likes."""

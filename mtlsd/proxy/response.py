@@ -49,7 +49,7 @@ class ResponseParser:
 
     __slots__ = (
         *("_ends_with_connection", "_excess", "_headers", "_interim", "_is_final", "_is_head", "_names", "_parser", "_past_head"),
-        *("_is_chunked", "_reason", "_refused", "_size", "done", "head", "interim", "pieces", "reusable"),
+        *("_got_on", "_is_chunked", "_reason", "_refused", "_size", "done", "head", "interim", "pieces", "reusable"),
     )
 
     def __init__(self, names: HeaderNames, *, is_head: bool) -> None:
@@ -60,6 +60,8 @@ class ResponseParser:
         self._headers: list[tuple[bytes, bytes]] = []
         self._reason = b""
         self._size = 0
+        # Whether the piece had more than a part of a head, of trailers or of what frames a chunk.
+        self._got_on = False
         self._is_final = False
         self._past_head = False
         self._excess = False
@@ -76,6 +78,7 @@ class ResponseParser:
 
     def feed(self, data: bytes) -> None:
         """Read *data*.  Raises :exc:`BadResponse`; what was complete before is there all the same."""
+        self._got_on = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
@@ -84,8 +87,8 @@ class ResponseParser:
             if not self.done:
                 raise BadResponse(f"it cannot be read: {error}") from None
             self._excess = True
-        if not self._past_head or self._headers:
-            # A head, or trailers, that are not complete yet.
+        if not self._got_on:
+            # A head, trailers or what frames a chunk, of which llhttp says nothing before it is complete.
             self._size += len(data)
             if self._size > _LARGEST_HEAD or len(self._headers) > _MOST_HEADERS:
                 raise BadResponse("its head is too large")
@@ -133,6 +136,8 @@ class ResponseParser:
         if self.done:
             self._excess = True
         else:
+            self._got_on = True
+            self._size = 0
             self.pieces.append(body)
 
     def on_message_complete(self) -> None:
@@ -178,6 +183,8 @@ class ResponseParser:
         else:
             self._ends_with_connection = length is None and codings is None
             self.reusable = not self._ends_with_connection and bool(parser.should_keep_alive())
+        self._got_on = True
+        self._size = 0
         self.head = Head(status, self._reason, headers, length)
 
 
