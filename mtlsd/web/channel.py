@@ -387,6 +387,10 @@ class Channel(Protocol):
         if site.settings.max_body and (message.length or 0) > site.settings.max_body:
             self.refuse(CONTENT_TOO_LARGE, "request body too large")
             return False
+        if self._refusal is not None and not message.complete:
+            # Its body is broken already: nobody need hear of it.
+            self.refuse(self._refusal.status, self._refusal.text)
+            return False
         if site.router is not None and site.router.has_upstreams:
             identity = self.gate.authorize()
             if identity is None:
