@@ -38,6 +38,10 @@ path = "/unix"
 allow = ["*"]
 upstream = "http+unix:/run/app.sock"
 [[route]]
+path = "/six"
+allow = ["*"]
+upstream = "http://[::1]:8000"
+[[route]]
 path = "/private"
 allow = ["carol"]
 upstream = "http://127.0.0.1:8000"

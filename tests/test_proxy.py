@@ -41,6 +41,15 @@ class ExchangeTests(ProxyTestCase):
         self.connected_unix().answer(OK)
         self.assertEqual(Answer(gate.taken()).body, b"hi")
 
+    def test_without_a_host(self) -> None:
+        """What goes on is HTTP/1.1, in which a request without a host is none."""
+        for target, host in (("/x", b"127.0.0.1:8000"), ("/unix", b"localhost"), ("/six", b"[::1]:8000")):
+            gate = self.door.connect()
+            gate.protocol.dataReceived(b"GET " + target.encode() + b" HTTP/1.0\r\n\r\n")
+            head = (self.connected_unix() if target == "/unix" else self.connected()).sent()
+            self.assertIn(b" HTTP/1.1\r\nHost: " + host + b"\r\n", head)
+            self.assertNotIn(b"X-Forwarded-Host", head)
+
     def test_who_may_not(self) -> None:
         """No backend hears of a request that is not allowed, nor of a path that has two meanings."""
         for target, status in (
@@ -294,6 +303,18 @@ class LimitTests(ProxyTestCase):
         wire = self.connected()
         gate.protocol.dataReceived(b"b\r\n12345678901\r\n")
         self.assertEqual((Answer(gate.taken()).status, wire.aborted), (413, True))
+
+    def test_a_body_that_is_none(self) -> None:
+        """Broken when it comes in: no backend hears of it.  Broken later: its connection ends with it."""
+        for more in (b"zz\r\n", b"2\r\nab\r\n-1\r\n"):
+            gate = self.door.connect()
+            gate.protocol.dataReceived(ask("/x", "POST", "Transfer-Encoding: chunked") + more)
+            self.assertEqual((Answer(gate.taken()).status, gate.disconnecting), (400, True))
+        self.assertEqual(self.attempts(), [])
+        gate = self.ask("/x", "POST", "Transfer-Encoding: chunked")
+        wire = self.connected()
+        gate.protocol.dataReceived(b"zz\r\n")
+        self.assertEqual((Answer(gate.taken()).status, wire.aborted), (400, True))
 
     def test_when_an_answer_has_begun(self) -> None:
         """A second head in the middle of the first answer's body would be a part of it, or an answer to the next request."""

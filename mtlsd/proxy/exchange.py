@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
@@ -234,7 +235,11 @@ class Exchange:
         message, gate = self._message, self.gate
         self._connection = connection
         target = self.uri
-        added = claims(self.identity, gate.certificate(), gate.peer[0], self.getHeader(b"host"))
+        host = self.getHeader(b"host")
+        added = claims(self.identity, gate.certificate(), gate.peer[0], host)
+        if host is None:
+            # HTTP/1.0 knows of none, and HTTP/1.1 does not go without (RFC 9112 3.2).
+            added = chain([(b"Host", self._candidates[0].target.authority.encode("ascii"))], added)
         if self._upstream.strip_prefix and self._at:
             target = target[len(self._at) :]
             if not target.startswith(b"/"):
