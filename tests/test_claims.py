@@ -30,6 +30,8 @@ TRUSTED = (
         "Remote-User",
         "X-Remote-User",
     ),
+    *("Remote-Groups", "X-Remote-Group", "X-MS-Client-Principal-Name", "X-Goog-Authenticated-User-Email", "Tailscale-User-Login"),
+    *("Client-IP", "Proxy"),
     *("X-ARR-ClientCert", "X-Amzn-Mtls-Clientcert", "True-Client-IP", "X-Auth-Request-Email", "X-Original-URL", "X-Rewrite-URL"),
 )
 HARMLESS = (
@@ -43,6 +45,9 @@ HARMLESS = (
     "Via",
     "User-Agent",
     "Content-Type",
+    "Proxy-Status",
+    "Remote",
+    "Client",
 )
 
 
@@ -57,6 +62,8 @@ class ClaimTests(SynchronousTestCase):
                 name.replace("-", "_"),
                 name.replace("-", "."),
                 name.lower().replace("-", "_", 1),
+                name.replace("-", "!"),
+                name.replace("-", "~").upper(),
             ):
                 self.assertTrue(is_claim(spelling.encode()), spelling)
 
@@ -67,7 +74,10 @@ class ClaimTests(SynchronousTestCase):
 
     @given(
         st.lists(
-            st.tuples(st.sampled_from(TRUSTED + HARMLESS), st.integers(0, 255), st.sampled_from("-_."), st.booleans()), max_size=8
+            st.tuples(
+                st.sampled_from(TRUSTED + HARMLESS), st.integers(0, 255), st.sampled_from("-_.!#$%&'*+^`|~"), st.booleans()
+            ),
+            max_size=8,
         )
     )
     def test_any_headers(self, wanted: list[tuple[str, int, str, bool]]) -> None:

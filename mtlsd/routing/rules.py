@@ -65,7 +65,14 @@ class Target:
     def __str__(self) -> str:
         if self.path is not None:
             return f"http+unix:{self.path}"
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        return f"http://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """What a request to it says in Host where its client has said nothing."""
+        if self.path is not None:
+            return "localhost"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,8 @@ class Channel(Protocol):
         if request is not self._request:
             return
         self._request = None
-        self._is_handling = self._is_answering = self._owes_continue = False
+        # Whoever held its body is gone with it.
+        self._is_handling = self._is_answering = self._owes_continue = self._is_held = False
         if not self.persistent:
             self._close(self.gate.hang_up if self._is_asked_to_close else self.gate.loseConnection)
         else:
@@ -389,6 +390,10 @@ class Channel(Protocol):
         self._is_asked_to_close = not message.keep_alive and not self._parser.upgraded
         if site.settings.max_body and (message.length or 0) > site.settings.max_body:
             self.refuse(CONTENT_TOO_LARGE, "request body too large")
+            return False
+        if self._refusal is not None and not message.complete:
+            # Its body is broken already: nobody need hear of it.
+            self.refuse(self._refusal.status, self._refusal.text)
             return False
         if site.router is not None and site.router.has_upstreams:
             identity = self.gate.authorize()

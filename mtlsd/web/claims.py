@@ -16,9 +16,14 @@ _CLAIM = re.compile(
     rb"client-cert(-chain)?|(x-)?client-(cert|verify|s-dn|i-dn)(-.*)?|x-client-.*|x-ssl-.*|ssl-client-.*|x-tls-client-.*|x-forwarded-.*"
     rb"|forwarded|x-real-ip|(x-)?remote-user(-.*)?|x-remote-addr|true-client-ip|cf-connecting-ip|x-cluster-client-ip|x-arr-clientcert"
     rb"|x-amzn-mtls-.*|x-auth-request-.*|x-authenticated-.*|x-webauth-.*|x-original-ur[li]|x-rewrite-url"
+    rb"|remote-(groups|name|email)|x-remote-group|x-ms-client-principal(-.*)?|x-goog-authenticated-user-.*|tailscale-user-.*"
+    rb"|client-ip|x-originating-ip|fastly-client-ip"
+    # CVE-2016-5385: CGI makes HTTP_PROXY of it, and what runs there asks the client's proxy.
+    rb"|proxy"
 )
-#: Takes the spellings of a name that some application merges to one, with lower().
-ONE_FORM = bytes.maketrans(b"_.", b"--")
+#: Takes the spellings of a name that some application merges to one, with lower(): CGI as some servers have it makes an
+#: underscore of whatever is no letter or digit.
+ONE_FORM = bytes.maketrans(b"!#$%&'*+.^_`|~", b"-" * 14)
 
 
 @lru_cache(maxsize=1024)

@@ -51,7 +51,7 @@ class RequestParser:
     # There is one for each connection, most of which are idle.
     __slots__ = (
         *(
-            "_ended",
+            "_got_on",
             "_good_host",
             "_headers",
             "_is_at_end",
@@ -80,7 +80,8 @@ class RequestParser:
         self._waiting = 0
         self._piece = 0
         self._past_head = False
-        self._ended = False
+        # Whether the piece had more than a part of a head, of trailers or of what frames a chunk.
+        self._got_on = False
         # Whether the next byte begins a request: where it is a refusal's, it never does again.
         self._is_between = True
         # Whether the last request that has begun is complete.
@@ -124,7 +125,7 @@ class RequestParser:
             self._parser = httptools.HttpRequestParser(self)
         begun = self.in_head
         self._is_between = False
-        self._ended = False
+        self._got_on = False
         self._piece = len(data)
         try:
             self._parser.feed_data(data)
@@ -137,10 +138,10 @@ class RequestParser:
             raise (Refusal(NOT_IMPLEMENTED, "no such method") if unknown else Refusal(BAD_REQUEST, "bad request")) from None
         except httptools.HttpParserError:
             raise Refusal(BAD_REQUEST, "bad request") from None
-        if self.in_head or (self._past_head and self._headers):
-            # An unfinished head, or a trailer section.  What came behind another request in one piece is not counted
-            # before it is complete: a piece is one TLS record at most.
-            if not self._ended:
+        if self.in_head or self._past_head:
+            # What came behind another request in one piece, or behind a part of a body, is not counted before it is
+            # complete: a piece is one TLS record at most.  (llhttp keeps a line until it ends, and says nothing of it.)
+            if not self._got_on:
                 self._waiting += len(data)
             if self._waiting > self._max_head or len(self._headers) > MOST_HEADERS:
                 raise Refusal(HEAD_TOO_LARGE, "request head too large")
@@ -163,8 +164,7 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         self.in_head = False
-        self._past_head = True
-        self._waiting = 0
+        self._past_head = self._got_on = True
         target, self._target = self._target, b""
         headers, self._headers = self._headers, []
         try:
@@ -172,13 +172,16 @@ class RequestParser:
         except Refusal as refusal:
             self._refusal = refusal
             raise
+        self._waiting = 0
 
     def on_body(self, body: bytes) -> None:
+        self._got_on = True
+        self._waiting = 0
         self.messages[-1].pieces.append(body)
 
     def on_message_complete(self) -> None:
         self._past_head = False
-        self._ended = self._is_at_end = True
+        self._got_on = self._is_at_end = True
         self._headers = []
         message = self.messages[-1]
         message.complete = True
