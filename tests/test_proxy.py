@@ -44,7 +44,10 @@ class Wire(StringTransport):
     def __init__(self, protocol: Any) -> None:
         super().__init__()
         self.protocol = protocol
-        self.aborted = False
+        self.aborted = self.half_closed = False
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
 
     def abortConnection(self) -> None:
         if not self.aborted:
