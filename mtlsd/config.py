@@ -30,7 +30,7 @@ _OBJECT = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_
 _LARGEST = 1 << 20
 _TABLES = ("server", "groups", "route")
 _DESTINATIONS = ("upstream", "static", "wsgi", "resource")
-_SWITCHES = {"listing": "static", "strip_prefix": "upstream", "allow_remote": "upstream"}
+_SWITCHES = {"listing": "static", "strip_prefix": "upstream", "allow_remote": "upstream", "upgrade": "upstream"}
 _TIMES = ("connect_timeout", "response_timeout", "idle_timeout")
 _URL = re.compile(r"http://(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)):([0-9]{1,5})/?\Z")
 _UNIX = "http+unix:"
@@ -217,7 +217,7 @@ class _Reading:
         times = self._times(where, table, key)
         if key == "upstream":
             targets = self._targets(f"{where}.upstream", value, remote=table.get("allow_remote") is True)
-            return Upstream(targets, table.get("strip_prefix") is True, **times)
+            return Upstream(targets, table.get("strip_prefix") is True, upgrade=table.get("upgrade") is True, **times)
         if not isinstance(value, str):
             self._wrong(f"{where}.{key}", "text is wanted")
         elif key == "static":

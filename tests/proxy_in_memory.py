@@ -57,9 +57,12 @@ class Wire(StringTransport):
     def __init__(self, protocol: Any) -> None:
         super().__init__()
         self.protocol = protocol
-        self.aborted = False
+        self.aborted = self.half_closed = False
         #: What has come, and the reactor has not told of yet: ``b""`` is the end, an exception a reset.
         self.unread: bytes | OSError = BlockingIOError()
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
 
     def getHandle(self) -> Wire:
         return self

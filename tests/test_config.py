@@ -187,6 +187,19 @@ upstrem = "x"
         (found,) = parse(route(to='upstream = "http+unix:/run/app.sock"'), FILE).rules.routes
         self.assertEqual(found.destination, Upstream((Target(path="/run/app.sock"),)))
 
+    def test_upgrade(self) -> None:
+        """Off unless it is said, and said as true: what is upgraded, no rule looks into any more."""
+        to = 'upstream = "http://127.0.0.1:8000"'
+        for lines, expected in (((), False), (("upgrade = false",), False), (("upgrade = true",), True)):
+            (found,) = parse(route(*lines, to=to), FILE).rules.routes
+            assert isinstance(found.destination, Upstream)
+            self.assertIs(found.destination.upgrade, expected)
+        for value in ('"true"', "1", "[]"):
+            self.assertEqual(mistakes(route(f"upgrade = {value}", to=to)), ["route[0].upgrade: true or false is wanted"])
+        self.assertEqual(
+            mistakes(route("upgrade = false", to='static = "x"')), ["route[0].upgrade: only a route with upstream has one"]
+        )
+
     def test_remote_upstreams(self) -> None:
         """Who the client is would go over the network in clear, and anybody there could say it too."""
         for host in ("192.0.2.1", "app.example", "[2001:db8::1]", "0.0.0.0"):

@@ -81,6 +81,7 @@ class Upstream:
 
     ``connect_timeout`` is for a connection to one of them, ``response_timeout`` from the whole request to the head of its
     answer, ``idle_timeout`` for each further byte of it.  ``strip_prefix``: the route's path is taken off before.
+    ``upgrade``: another protocol may take HTTP's place on the connection, if the server agrees (RFC 9110 7.8).
     """
 
     targets: tuple[Target, ...]
@@ -88,6 +89,7 @@ class Upstream:
     connect_timeout: float = 5.0
     response_timeout: float = 60.0
     idle_timeout: float = 60.0
+    upgrade: bool = False
 
     def __str__(self) -> str:
         return " or ".join(map(str, self.targets))
@@ -223,3 +225,17 @@ class Rules:
         known = methods | {b"HEAD"} if b"GET" in methods else methods
         names = ", ".join(sorted(name.decode("ascii") for name in methods))
         return Turned(HTTPStatus.METHOD_NOT_ALLOWED, f"{route.label} takes {names}", route, tuple(sorted(known)))
+
+    def objection(self, client: str, groups: tuple[str, ...], path: bytes, target: Target) -> str | None:
+        """Return why a connection that was upgraded to another protocol may not go on, ``None``: it may.
+
+        *client*, a member of *groups*, asked for *path* (canonical) with GET, for nothing else is upgraded, and was
+        connected to *target*.
+        """
+        ruling = self.rule(client, groups, b"GET", path)
+        if isinstance(ruling, Turned):
+            return ruling.reason
+        route = ruling.route
+        if not isinstance(route.destination, Upstream) or target not in route.destination.targets:
+            return f"{route.label} leads to {route.destination}"
+        return None if route.destination.upgrade else f"{route.label} has no upgrade = true"
