@@ -259,7 +259,7 @@ class Gate(Protocol):
         if above is None:
             self.cut()
             return
-        self.write = self.transport.write  # type: ignore[method-assign]
+        self.write = self.transport.write
         self._serve(above)
 
     def _serve(self, above: IProtocol) -> None:
