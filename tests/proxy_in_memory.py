@@ -29,6 +29,7 @@ path = "/api"
 allow = ["*"]
 upstream = ["http://127.0.0.1:8001", "http://127.0.0.1:8002"]
 strip_prefix = true
+strip = ["X-Tenant", "X-Corp-*"]
 [[route]]
 path = "/other"
 allow = ["*"]

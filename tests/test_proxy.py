@@ -75,6 +75,15 @@ class ExchangeTests(ProxyTestCase):
             self.ask(target)
             self.assertTrue(self.connected().sent().startswith(b"GET " + sent + b" HTTP/1.1\r\n"), target)
 
+    def test_strip(self) -> None:
+        """What the route says that no client may say would reach the server behind it, in another spelling."""
+        self.ask("/api", "GET", "X-Tenant: forged", "x_corp.user: forged", "X-Tenants: kept")
+        sent = self.connected().sent()
+        self.assertNotIn(b"forged", sent)
+        self.assertIn(b"\r\nX-Tenants: kept\r\n", sent)
+        self.ask("/x", "GET", "X-Tenant: kept")
+        self.assertIn(b"\r\nX-Tenant: kept\r\n", self.connected().sent())
+
     def test_a_body(self) -> None:
         """With its length, or in chunks of our own making, and nothing of it before there is somebody to take it."""
         gate = self.ask("/x", "POST", body=b"abc")

@@ -15,7 +15,7 @@ from mtlsd.proxy.backend import Backend, BackendConnection, Backends
 from mtlsd.proxy.forwarded import end_to_end, protocols_asked_for, request_head
 from mtlsd.proxy.response import Head
 from mtlsd.proxy.upgraded import Upgraded
-from mtlsd.routing.rules import Upstream
+from mtlsd.routing.rules import Route, Upstream
 from mtlsd.web.claims import claims
 from mtlsd.web.headers import PlainHeaders
 from mtlsd.web.interfaces import SERVER
@@ -38,9 +38,16 @@ class Exchange:
     _log = Logger()
 
     def __init__(
-        self, channel: Any, message: Message, identity: Identity, path: bytes, at: bytes, upstream: Upstream, backends: Backends
+        self,
+        channel: Any,
+        message: Message,
+        identity: Identity,
+        path: bytes,
+        route: Route,
+        upstream: Upstream,
+        backends: Backends,
     ) -> None:
-        """*path* is canonical; *at* is the path of the route to *upstream*."""
+        """*path* is canonical; *route* leads to *upstream*."""
         self.channel = channel
         self.site = channel.site
         self.gate = channel.gate
@@ -55,7 +62,7 @@ class Exchange:
 
         self._message = message
         self._path = path
-        self._at = at
+        self._route = route
         self._upstream = upstream
         self._backends = backends
         self._candidates: list[Backend] = []
@@ -283,12 +290,12 @@ class Exchange:
         if host is None:
             # HTTP/1.0 knows of none, and HTTP/1.1 does not go without (RFC 9112 3.2).
             added = chain([(b"Host", self._candidates[0].target.authority.encode("ascii"))], added)
-        if self._upstream.strip_prefix and self._at:
-            target = target[len(self._at) :]
+        if self._upstream.strip_prefix and self._route.path:
+            target = target[len(self._route.path) :]
             if not target.startswith(b"/"):
                 target = b"/" + target
         length = message.length if self._has_body else 0
-        head = request_head(self.method, target, message.headers.plain, length, added, self._protocols)
+        head = request_head(self.method, target, message.headers.plain, length, added, self._protocols, self._route.strip)
         connection.ask(head, self, is_head=self.method == b"HEAD", protocols=self._protocols)
         if self._has_body:
             connection.transport.registerProducer(_Upload(self, connection), True)

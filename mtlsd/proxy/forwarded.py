@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from mtlsd.web.claims import ONE_FORM, is_claim
+from mtlsd.routing.namedheaders import NamedHeaders, one_form
+from mtlsd.web.claims import is_claim
 from mtlsd.web.message import Message
 
 _HOP_BY_HOP = frozenset(
@@ -34,17 +35,18 @@ def request_head(
     length: int | None,
     added: Iterable[tuple[bytes, bytes]],
     protocols: tuple[bytes, ...] = (),
+    strip: NamedHeaders | None = None,
 ) -> bytes:
     """Return the head of a request for a backend.
 
     *headers* are the client's, by name as twisted.web writes it; *length* is the body's, ``None`` for chunked; *added* are
     the door's own.  What a client says of itself is left out, whether or not the door says something in its place.
-    *protocols* are asked for in HTTP's place.
+    *protocols* are asked for in HTTP's place; what is in *strip* is left out too.
     """
     lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
     named = named_by_connection(headers)
     for name, values in headers.items():
-        if not _may_go_on(name) or (named and name.lower() in named):
+        if not _may_go_on(name) or (strip and name in strip) or (named and name.lower() in named):
             continue
         for value in values:
             lines.append(b"%b: %b\r\n" % (name, value))  # noqa: PERF401 (a list of one is dearer)
@@ -95,5 +97,5 @@ def named_by_connection(headers: Mapping[bytes, list[bytes]]) -> frozenset[bytes
 @lru_cache(maxsize=1024)
 def _may_go_on(name: bytes) -> bool:
     """Tell whether a header of a client's request is for the backend: whatever spelling this has for it."""
-    form = name.lower().translate(ONE_FORM)
+    form = one_form(name)
     return form not in _HOP_BY_HOP and form != b"content-length" and not is_claim(name)

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
+from mtlsd.routing.namedheaders import NamedHeaders
+
 #: In ``allow``: every authorized client.
 EVERYONE = "*"
 #: In ``allow``, before the name of a group.
@@ -130,6 +132,7 @@ class Allow:
 class Route:
     """One rule.  ``path`` is canonical and without a slash at its end (``/`` is empty); ``methods`` ``None``: any.
 
+    ``strip`` are the headers that are taken out of a request, besides those by which a client could say who it is.
     ``number`` is its place in the file, from 0.
     """
 
@@ -138,6 +141,7 @@ class Route:
     allow: Allow
     destination: Destination
     methods: frozenset[bytes] | None = None
+    strip: NamedHeaders | None = None
 
     @property
     def label(self) -> str:

@@ -69,7 +69,7 @@ class Router:
         identity = self.joined(identity)
         if not isinstance(self.rules.rule(identity.client, identity.groups, message.method, path), Routed):
             return None
-        return Exchange(channel, message, identity, path, route.path, route.destination, self._backends)
+        return Exchange(channel, message, identity, path, route, route.destination, self._backends)
 
     def objection(self, identity: Identity, path: bytes, target: Target) -> str | None:
         """Return why a connection that was upgraded may not go on: see :meth:`~mtlsd.routing.rules.Rules.objection`."""
@@ -102,7 +102,7 @@ class Router:
             return _beginning(request, self._own, _OWN)
         ruling = self.rules.rule(identity.client, identity.groups, request.method, path)
         if isinstance(ruling, Routed):
-            without_claims(request.requestHeaders)
+            without_claims(request.requestHeaders, ruling.route.strip)
             return _beginning(request, self._resources[ruling.route.destination], ruling.route.path)
         self._log.info(
             "{client} was refused {method} {path}: {reason} [{connection}]",
