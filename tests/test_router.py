@@ -104,6 +104,7 @@ resource = "tests.test_router:told_one"
 path = "/admin"
 allow = ["group:ops"]
 methods = ["GET", "DELETE"]
+strip = ["X-Corp-*"]
 resource = "tests.test_router:told_two"
 [[route]]
 path = "/private"
@@ -224,7 +225,7 @@ class RouteTests(RouterTestCase):
 
     def test_claims(self) -> None:
         """A resource that reads `X-Client-Name` would believe its client."""
-        headers = ("X-Client-Name: mallory", "x_ssl_client_cert: x", "Remote-User: root", "X-Mine: 1")
+        headers = ("X-Client-Name: mallory", "x_ssl_client_cert: x", "Remote-User: root", "x_corp_role: root", "X-Mine: 1")
         self.assertEqual(eval(self.get("/admin", "DELETE", *headers).body), [b"Host", b"X-Mine"])
 
     def test_a_change_bites_on_a_live_connection(self) -> None:
