@@ -186,6 +186,7 @@ class CommandTests(SynchronousTestCase):
             "certs/README.md",
             "docs/applications.md",
             "docs/browsers.md",
+            "docs/enrolment.md",
             "docs/events.md",
             "docs/migrating.md",
             "docs/routes.md",

@@ -38,8 +38,8 @@ def clients_table(clients: Iterable[Authorization], now: datetime, width: int | 
     long = ["FINGERPRINT", *(certificate.fingerprint[:GRANT_DIGITS] for _, certificate in rows)]
     # As many digits as a lookup takes: shortened, a fingerprint is still good for `mtlsd revoke --fingerprint`.
     short = ["PRINT", *(certificate.fingerprint[:LOOKUP_DIGITS] for _, certificate in rows)]
-    worded = ["EXPIRES", *(_expiry(client.ends, now, words=True) for client, _ in rows)]
-    terse = ["EXPIRES", *(_expiry(client.ends, now, words=False) for client, _ in rows)]
+    worded = ["EXPIRES", *(_expiry(client, now, words=True) for client, _ in rows)]
+    terse = ["EXPIRES", *(_expiry(client, now, words=False) for client, _ in rows)]
     layouts = ([long, keys, worded], [long, keys, terse], [long, terse], [short, terse])
     if width is None:
         return _table([names, *layouts[0]])
@@ -55,7 +55,7 @@ def clients_table(clients: Iterable[Authorization], now: datetime, width: int | 
     return "\n".join(shortened(line, width) for line in _table([fitted, *columns]).splitlines())
 
 
-def clients_json(clients: Iterable[Authorization], folder: Path) -> list[dict[str, object]]:
+def clients_json(clients: Iterable[Authorization], folder: Path, now: datetime) -> list[dict[str, object]]:
     """Return the list of ``mtlsd clients --json``; its keys are a contract.  ``file`` counts from *folder*."""
     shown = printable(str(folder)) + "/"
     return [
@@ -66,6 +66,8 @@ def clients_json(clients: Iterable[Authorization], folder: Path) -> list[dict[st
             "subject": client.certificate.subject,
             "not_before": rfc3339(client.certificate.not_before),
             "not_after": rfc3339(client.certificate.not_after),
+            "ends": rfc3339(client.ends),
+            "on_grace": client.on_grace(now),
             "groups": list(client.groups),
             "file": client.file.removeprefix(shown),
         }
@@ -108,10 +110,12 @@ def _table(columns: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _expiry(ends: datetime, now: datetime, *, words: bool) -> str:
-    day, left = f"{ends:%Y-%m-%d}", ends - now
+def _expiry(client: Authorization, now: datetime, *, words: bool) -> str:
+    day, left = f"{client.ends:%Y-%m-%d}", client.ends - now
     if left < timedelta():
         return f"{day} EXPIRED" if words else "EXPIRED"
-    if not words or left >= SOON:
-        return day
-    return f"{day} ({days_left(left)})"
+    on_grace = client.on_grace(now)
+    if not words:
+        return "ON GRACE" if on_grace else day
+    told = [*(["on grace"] if on_grace else []), *([days_left(left)] if left < SOON else [])]
+    return f"{day} ({', '.join(told)})" if told else day

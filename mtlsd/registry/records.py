@@ -28,6 +28,10 @@ class Authorization:
     groups: tuple[str, ...] = ()
     file: str = ""
 
+    def on_grace(self, now: datetime) -> bool:
+        """Tell whether the certificate has ended, and its client is let in by the operator's ``grace`` alone."""
+        return self.certificate.not_after < now <= self.ends
+
 
 @dataclass(frozen=True, slots=True)
 class Tombstone:

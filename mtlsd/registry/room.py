@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,6 +70,11 @@ def in_force(snapshot: Snapshot) -> list[Authorization]:
     """Return every authorization that no tombstone overrules, by name."""
     live = [one for fingerprint, one in snapshot.authorized.items() if fingerprint not in snapshot.tombstones]
     return sorted(live, key=lambda one: (one.client, one.certificate.not_after))
+
+
+def ending(authorizations: Iterable[Authorization], by: datetime) -> list[Authorization]:
+    """Return those that have ended by that time, the next to end first: grace and retirement count."""
+    return sorted((one for one in authorizations if one.ends <= by), key=lambda one: one.ends)
 
 
 def overruled(seen: Scan) -> list[str]:
