@@ -51,7 +51,7 @@ def duration(name: str, help: str) -> Callable[[Callable[..., T]], Callable[...,
 
 def store(folder: Path) -> Store:
     """Return the writer of *folder*."""
-    return Store(folder, now, _login_user())
+    return Store(folder, now, login_user())
 
 
 def now() -> datetime:
@@ -64,7 +64,7 @@ def width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _login_user() -> str:
+def login_user() -> str:
     """Return who gave the command: the person at the terminal, also behind sudo."""
     with suppress(OSError):
         return printable(os.getlogin())

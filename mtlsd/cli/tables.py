@@ -42,7 +42,7 @@ def clients_table(clients: Iterable[Authorization], now: datetime, width: int | 
     terse = ["EXPIRES", *(_expiry(client, now, words=False) for client, _ in rows)]
     layouts = ([long, keys, worded], [long, keys, terse], [long, terse], [short, terse])
     if width is None:
-        return _table([names, *layouts[0]])
+        return table([names, *layouts[0]])
     wanted = max(map(len, names))
     room = 0
     columns: list[list[str]] = []
@@ -52,7 +52,7 @@ def clients_table(clients: Iterable[Authorization], now: datetime, width: int | 
         if room >= (wanted if number == 0 else min(wanted, _LEAST_NAME)):
             break
     fitted = [shortened(name, max(room, 1)) for name in names]
-    return "\n".join(shortened(line, width) for line in _table([fitted, *columns]).splitlines())
+    return "\n".join(shortened(line, width) for line in table([fitted, *columns]).splitlines())
 
 
 def clients_json(clients: Iterable[Authorization], folder: Path, now: datetime) -> list[dict[str, object]]:
@@ -102,7 +102,8 @@ def explanation_text(explanation: Explanation) -> str:
     return "\n".join(lines)
 
 
-def _table(columns: Sequence[Sequence[str]]) -> str:
+def table(columns: Sequence[Sequence[str]]) -> str:
+    """Return columns, each with its heading, as lines."""
     widths = [max(map(len, column)) for column in columns]
     return "\n".join(
         _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

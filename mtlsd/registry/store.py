@@ -28,6 +28,7 @@ from mtlsd.registry.listing import AUTHORIZED, REVOKED
 from mtlsd.registry.lock import locked, missing
 from mtlsd.registry.records import Authorization, Tombstone
 from mtlsd.registry.room import Burial, Change, Room, looked_at
+from mtlsd.registry.scan import Scan
 from mtlsd.registry.terms import Terms
 from mtlsd.text import printable
 
@@ -160,6 +161,10 @@ class Store:
             notes.append(f"certificate {short} stands in {room.shown(name)} already")
         return notes
 
+    def _look(self) -> Scan:
+        """Return what stands in the folder, its lock held."""
+        return looked_at(self._folder)
+
     @contextmanager
     def _changing(self) -> Iterator[Room]:
         with locked(self._folder, self._system) as root:
@@ -175,7 +180,7 @@ class Store:
                         raise FolderError(
                             printable(f"{self._folder / part}: the folder cannot be used: {error.strerror}")
                         ) from error
-                yield Room(self._folder, root, folders[0], folders[1], looked_at(self._folder), self._now, self._actor)
+                yield Room(self._folder, root, folders[0], folders[1], self._look(), self._now, self._actor)
             finally:
                 for folder in folders:
                     folder.close()

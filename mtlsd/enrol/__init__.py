@@ -1,0 +1,1 @@
+"""How a client that nobody knows yet becomes one that is authorized."""
