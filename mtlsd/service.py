@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from mtlsd.audit.events import endpoint
 from mtlsd.audit.sinks import LineFile
 from mtlsd.configwatch import ConfigWatcher
+from mtlsd.enrol.join import Joins
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.tls.context import ConnectionCreator
@@ -83,6 +84,7 @@ class FrontDoor(Service):
         registry: DirectoryRegistry,
         pair: PairWatcher,
         config: ConfigWatcher | None,
+        joins: Joins | None,
         heartbeat: Heartbeat,
         files: Sequence[LineFile],
         drain_timeout: float,
@@ -98,6 +100,7 @@ class FrontDoor(Service):
         self._registry = registry
         self._pair = pair
         self._config = config
+        self._joins = joins
         self._heartbeat = heartbeat
         self._files = files
         self._drain_timeout = drain_timeout
@@ -124,6 +127,8 @@ class FrontDoor(Service):
             self._heartbeat.add(beat)
         if self._config is not None:
             self._heartbeat.add(self._config.beat)
+        if self._joins is not None:
+            self._joins.start()
         self._registry.start()
         self._heartbeat.start()
         self._reactor.callWhenRunning(self._ready)

@@ -60,9 +60,10 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A join that stands; ``problems`` tell what went wrong after it."""
+    """A join that stands: with which groups, what the ledger has of it, and ``problems`` that came after it."""
 
     invite: Invite
+    groups: tuple[str, ...]
     event: Event
     problems: tuple[str, ...] = ()
 
@@ -172,7 +173,7 @@ class Invites(Store):
         problems = self._used_up(invites, invite)
         event = self._told(Kind.JOINED, invite, arrival, leaf)
         problems += in_ledger(self._folder, room.root, [event])
-        return Joined(invite, event, tuple(problems))
+        return Joined(invite, terms.groups, event, tuple(problems))
 
     # What the changes are made of.
 
