@@ -189,9 +189,14 @@ class Exchange:
             # What went out so far must not look like the whole.
             self.gate.abortConnection()
         elif connection is not None and self._may_be_asked_again(connection):
-            # A connection that was kept too long: the backend had closed it when the request was on its way.
             self._is_retried = True
-            self._connect()
+            if self._is_pooled:
+                # It was kept too long: the backend had closed it when the request was on its way.
+                self._connect()
+            else:
+                # The backend itself may have ended, with what it was at.
+                self._candidates.pop(0)
+                self._next()
         else:
             self._say(backend, why)
             self._fail(_BAD_GATEWAY)
@@ -297,8 +302,8 @@ class Exchange:
 
     def _may_be_asked_again(self, connection: BackendConnection) -> bool:
         # One that has said something, if only half a head, was not closed yet: it may have done what it was asked to.
-        was_dead = self._is_pooled and connection.is_silent
-        return was_dead and not self._is_retried and not self._body_has_begun and self.method in _IDEMPOTENT
+        is_dead = connection.is_silent and (self._is_pooled or len(self._candidates) > 1)
+        return is_dead and not self._is_retried and not self._body_has_begun and self.method in _IDEMPOTENT
 
     def _say(self, backend: Backend | None, why: str) -> None:
         self._log.warn(
