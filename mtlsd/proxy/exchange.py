@@ -296,7 +296,7 @@ class Exchange:
                 target = b"/" + target
         length = message.length if self._has_body else 0
         head = request_head(self.method, target, message.headers.plain, length, added, self._protocols, self._route.strip)
-        connection.ask(head, self, is_head=self.method == b"HEAD", protocols=self._protocols)
+        connection.ask(head, self, is_head=self.method == b"HEAD", is_whole=not self._has_body, protocols=self._protocols)
         if self._has_body:
             connection.transport.registerProducer(_Upload(self, connection), True)
             waiting, self._waiting_body = self._waiting_body, []
