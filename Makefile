@@ -12,11 +12,13 @@ PORT ?= 9443
 venv := .venv
 bin := $(venv)/bin
 apt := apt-get install git make python3-venv curl openssl
+# What the suite's other servers want beside that: program and package.
+peers := node:nodejs npm:npm nginx:nginx-light caddy:caddy
 
 # A Python that has gone (an upgrade of the system, a folder that was moved) means: install again.
 $(shell $(bin)/python -c '' 2>/dev/null || rm -f $(venv)/.installed-*)
 
-.PHONY: help serve test check fuzz format mutate bench clean tools
+.PHONY: help serve test check fuzz format mutate bench clean tools peers
 .DELETE_ON_ERROR:
 
 help: tools
@@ -27,7 +29,7 @@ serve: $(venv)/.installed-serve
 	exec $(bin)/twistd -n mtlsd --port $(PORT) --access-log -
 
 # Servers that the tests start are measured too (pyproject.toml), hence `combine`.
-test: $(venv)/.installed-test
+test: $(venv)/.installed-test $(venv)/node/.installed
 	$(bin)/coverage erase
 	$(bin)/coverage run -m twisted.trial --temp-directory $(venv)/trial tests
 	$(bin)/coverage combine --quiet
@@ -41,7 +43,7 @@ check: $(venv)/.installed-check
 
 fuzz: $(venv)/.installed-test
 	$(bin)/python -m tests.fuzz --seconds 60
-	$(bin)/python benchmarks/soak.py --connections 5000
+	$(bin)/python benchmarks/soak.py --connections 5000 --tickets off
 
 # Servers that are not there (nginx: apt-get install nginx) are left out; the load client wants gcc and libssl-dev.
 bench: $(venv)/.installed-serve $(venv)/peers/.installed
@@ -79,6 +81,12 @@ $(venv)/peers/.installed: benchmarks/requirements.txt | tools
 	$(venv)/peers/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
 	@touch $@
 
+$(venv)/node/.installed: tests/package.json | peers
+	mkdir -p $(@D)
+	cp tests/package.json $(@D)
+	npm install --prefix $(@D) --silent --ignore-scripts --no-audit --no-fund --no-package-lock
+	@touch $@
+
 .PRECIOUS: $(venv)/.installed-%
 
 tools:
@@ -88,3 +96,8 @@ tools:
 	if [ -n "$$missing" ]; then echo "missing:$$missing; to put it right: $(apt)" >&2; exit 1; fi; \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "$(PYTHON) is too old: 3.11 is wanted; to put it right: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+
+peers:
+	@missing=; \
+	for peer in $(peers); do PATH="$$PATH:/usr/sbin" command -v $${peer%:*} >/dev/null || missing="$$missing $${peer#*:}"; done; \
+	if [ -n "$$missing" ]; then echo "missing, for the tests; to put it right: apt-get install$$missing" >&2; exit 1; fi

@@ -1,11 +1,13 @@
 """The configuration file: TOML, checked as a whole into frozen values.
 
 Strict: nothing is coerced, and every mistake is named at once, by its key path.  ``allow = "ops"`` is a mistake, not
-three clients called o, p and s; ``"*"`` out of place would be everybody.  Pure but for :func:`read`.
+three clients called o, p and s; ``"*"`` out of place would be everybody.  Pure but for :func:`read`, and for
+the current folder where the file's own is relative to it.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -19,6 +21,7 @@ from mtlsd import settings
 from mtlsd.errors import SettingsError
 from mtlsd.identity import is_client_name
 from mtlsd.registry.terms import GROUP_NAME
+from mtlsd.routing.namedheaders import NamedHeaders, objection
 from mtlsd.routing.paths import PathError, canonical
 from mtlsd.routing.rules import EVERYONE, GROUP, RESERVED, Allow, Destination, Made, Route, Rules, Static, Target, Upstream, Wsgi
 from mtlsd.text import printable, shortened
@@ -28,12 +31,14 @@ _OBJECT = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_
 _LARGEST = 1 << 20
 _TABLES = ("server", "groups", "route")
 _DESTINATIONS = ("upstream", "static", "wsgi", "resource")
-_SWITCHES = {"listing": "static", "strip_prefix": "upstream", "allow_remote": "upstream"}
+_SWITCHES = {"listing": "static", "strip_prefix": "upstream", "allow_remote": "upstream", "upgrade": "upstream"}
 _TIMES = ("connect_timeout", "response_timeout", "idle_timeout")
 _URL = re.compile(r"http://(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)):([0-9]{1,5})/?\Z")
 _UNIX = "http+unix:"
+#: unix(7): sun_path has 108 bytes, the NUL at its end among them.
+_LONGEST_SOCKET = 107
 #: The keys of a route.
-ROUTE_KEYS = ("path", "allow", "methods", *_DESTINATIONS, *_SWITCHES, *_TIMES)
+ROUTE_KEYS = ("path", "allow", "methods", "strip", *_DESTINATIONS, *_SWITCHES, *_TIMES)
 
 
 class ConfigError(SettingsError):
@@ -145,9 +150,10 @@ class _Reading:
                     self._wrong(f"{where}.{_shown(key)}", "unknown")
             allow = self._allow(f"{where}.allow", table.get("allow"), groups)
             methods = self._methods(f"{where}.methods", table.get("methods"))
+            strip = self._strip(f"{where}.strip", table)
             destination = self._destination(where, table)
             if len(self.mistakes) == before and path is not None and destination is not None:
-                routes.append(Route(number, path, Allow.of(allow), destination, methods))
+                routes.append(Route(number, path, Allow.of(allow), destination, methods, strip))
         return routes
 
     def _path(self, where: str, value: object) -> bytes | None:
@@ -199,6 +205,13 @@ class _Reading:
             self._wrong(where, "it names no method, so no request gets here")
         return frozenset(method.encode() for method in methods if _METHOD.match(method))
 
+    def _strip(self, where: str, table: Mapping[str, Any]) -> NamedHeaders | None:
+        if "strip" not in table:
+            return None
+        if "static" in table:
+            self._wrong(where, "files are told nothing, so only another route has one")
+        return NamedHeaders.of(self._texts(where, table["strip"], objection))
+
     def _destination(self, where: str, table: Mapping[str, Any]) -> Destination | None:
         given = [key for key in _DESTINATIONS if key in table]
         if len(given) != 1:
@@ -213,7 +226,7 @@ class _Reading:
         times = self._times(where, table, key)
         if key == "upstream":
             targets = self._targets(f"{where}.upstream", value, remote=table.get("allow_remote") is True)
-            return Upstream(targets, table.get("strip_prefix") is True, **times)
+            return Upstream(targets, table.get("strip_prefix") is True, upgrade=table.get("upgrade") is True, **times)
         if not isinstance(value, str):
             self._wrong(f"{where}.{key}", "text is wanted")
         elif key == "static":
@@ -242,14 +255,14 @@ class _Reading:
 
     def _targets(self, where: str, value: object, *, remote: bool) -> tuple[Target, ...]:
         if isinstance(value, str):
-            wrong = _wrong_target(value, remote=remote)
+            wrong = _wrong_target(value, self._base, remote=remote)
             if wrong is not None:
                 self._wrong(where, wrong)
                 return ()
             return tuple(self._target(value))
         if value == []:
             self._wrong(where, "it names no server")
-        texts = self._texts(where, value, lambda text: _wrong_target(text, remote=remote))
+        texts = self._texts(where, value, lambda text: _wrong_target(text, self._base, remote=remote))
         return tuple(target for text in texts for target in self._target(text))
 
     def _target(self, text: str) -> Iterator[Target]:
@@ -276,9 +289,13 @@ class _Reading:
         return texts
 
 
-def _wrong_target(text: str, *, remote: bool) -> str | None:
+def _wrong_target(text: str, base: Path, *, remote: bool) -> str | None:
     if text.startswith(_UNIX):
-        return None if len(text) > len(_UNIX) and "\0" not in text else "the path of a socket is wanted"
+        if len(text) == len(_UNIX) or "\0" in text:
+            return "the path of a socket is wanted"
+        # The reactor would raise, and leave each request to its deadline.
+        size = len(os.fsencode(os.path.join(os.path.abspath(base), text.removeprefix(_UNIX))))
+        return None if size <= _LONGEST_SOCKET else f"the path of a socket has {_LONGEST_SOCKET} bytes at most, and this {size}"
     found = _URL.match(text)
     if found is None or not 0 < int(found[3]) < 65536:
         return '"http://HOST:PORT" or "http+unix:PATH" is wanted'

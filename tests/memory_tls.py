@@ -108,6 +108,8 @@ class Wire(TLSTransport):
         self.finished = False
         self.peer_hung_up = False
         self.untaken = self.unread = 0
+        #: What was done with what is sent: "cork", "uncork".
+        self.corks: list[str] = []
         self._peer = peer
         super().__init__(self.bios, protocol, front.turns, front.farewells)
         self.startReading()
@@ -138,6 +140,12 @@ class Wire(TLSTransport):
 
     def getPeer(self) -> IPv4Address:
         return self._peer
+
+    def _cork(self) -> None:
+        self.corks.append("cork")
+
+    def _uncork(self) -> None:
+        self.corks.append("uncork")
 
     def _discard(self) -> int | None:
         return None if self.peer_hung_up else self.unread
@@ -280,6 +288,7 @@ class Client(RawPeer):
         session: SSL.Session | None = None,
         context: SSL.Context | None = None,
         ciphers: bytes | None = None,
+        suites: bytes | None = None,
         address: str = "127.0.0.1",
     ) -> None:
         super().__init__(front, address)
@@ -294,6 +303,8 @@ class Client(RawPeer):
                 context.set_cipher_list(b"ALL:@SECLEVEL=0")
             if ciphers is not None:
                 context.set_cipher_list(ciphers)
+            if suites is not None:
+                context.set_tls13_ciphersuites(suites)
             if pair is not None:
                 context.use_certificate(crypto.load_certificate(crypto.FILETYPE_PEM, pair.pem))
                 context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, pair.key_pem))

@@ -29,6 +29,7 @@ path = "/api"
 allow = ["*"]
 upstream = ["http://127.0.0.1:8001", "http://127.0.0.1:8002"]
 strip_prefix = true
+strip = ["X-Tenant", "X-Corp-*"]
 [[route]]
 path = "/other"
 allow = ["*"]
@@ -53,13 +54,26 @@ class Wire(StringTransport):
     """A backend's end of a connection."""
 
     producer: Any
+    dataBuffer = b""
+    _tempDataLen = 0
+    #: Bytes that the socket takes at once; ``None``: it is broken.
+    takes: int | None = 1 << 20
 
     def __init__(self, protocol: Any) -> None:
         super().__init__()
         self.protocol = protocol
-        self.aborted = False
+        self.aborted = self.half_closed = False
         #: What has come, and the reactor has not told of yet: ``b""`` is the end, an exception a reset.
         self.unread: bytes | OSError = BlockingIOError()
+
+    def writeSomeData(self, data: bytes) -> int | ConnectionLost:
+        if self.takes is None:
+            return ConnectionLost()
+        self.write(data[: self.takes])
+        return min(len(data), self.takes)
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
 
     def getHandle(self) -> Wire:
         return self

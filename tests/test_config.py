@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.config import Config, ConfigError, parse, read
+from mtlsd.routing.namedheaders import NamedHeaders
 from mtlsd.routing.rules import Allow, Made, Route, Static, Target, Upstream, Wsgi
 
 FILE = Path("/etc/mtlsd/mtlsd.toml")
@@ -187,6 +188,42 @@ upstrem = "x"
         (found,) = parse(route(to='upstream = "http+unix:/run/app.sock"'), FILE).rules.routes
         self.assertEqual(found.destination, Upstream((Target(path="/run/app.sock"),)))
 
+    def test_strip(self) -> None:
+        """A header that only the application's own people may set could be set by any client."""
+        for to in ('upstream = "http://127.0.0.1:8000"', 'wsgi = "m:a"', 'resource = "m:r"'):
+            (found,) = parse(route('strip = ["X-Tenant", "X-Corp-*"]', to=to), FILE).rules.routes
+            self.assertEqual(found.strip, NamedHeaders.of(["x_tenant", "x.corp.*"]))
+        self.assertEqual(
+            mistakes(route('strip = ["X"]')), ["route[0].strip: files are told nothing, so only another route has one"]
+        )
+        to = 'wsgi = "m:a"'
+        wanted = "the name of a header is wanted, with a star at its end for all that begin so"
+        self.assertEqual(mistakes(route('strip = "X-Tenant"', to=to)), ["route[0].strip: a list is wanted"])
+        for wrong in ("", "*", "X Y", "X-*-Y", "X:", "é", "X\\n", "X" * 101):
+            self.assertEqual(mistakes(route(f'strip = ["{wrong}"]', to=to)), [f"route[0].strip[0]: {wanted}"], wrong)
+        for wrong, needed in (
+            ("host", "host"),
+            ("H*", "host"),
+            ("content_length", "content-length"),
+            ("Tr*", "transfer-encoding"),
+        ):
+            self.assertEqual(
+                mistakes(route(f'strip = ["X", "{wrong}"]', to=to)), [f"route[0].strip[1]: no request goes on without {needed}"]
+            )
+
+    def test_upgrade(self) -> None:
+        """Off unless it is said, and said as true: what is upgraded, no rule looks into any more."""
+        to = 'upstream = "http://127.0.0.1:8000"'
+        for lines, expected in (((), False), (("upgrade = false",), False), (("upgrade = true",), True)):
+            (found,) = parse(route(*lines, to=to), FILE).rules.routes
+            assert isinstance(found.destination, Upstream)
+            self.assertIs(found.destination.upgrade, expected)
+        for value in ('"true"', "1", "[]"):
+            self.assertEqual(mistakes(route(f"upgrade = {value}", to=to)), ["route[0].upgrade: true or false is wanted"])
+        self.assertEqual(
+            mistakes(route("upgrade = false", to='static = "x"')), ["route[0].upgrade: only a route with upstream has one"]
+        )
+
     def test_remote_upstreams(self) -> None:
         """Who the client is would go over the network in clear, and anybody there could say it too."""
         for host in ("192.0.2.1", "app.example", "[2001:db8::1]", "0.0.0.0"):
@@ -219,6 +256,15 @@ upstrem = "x"
         self.assertEqual(mistakes(route(to="upstream = 1")), ["route[0].upstream: a list is wanted"])
         two = 'upstream = ["http://localhost:1", "http://localhost:1"]'
         self.assertEqual(mistakes(route(to=two)), ["route[0].upstream[1]: it is there twice"])
+
+    def test_a_socket_whose_path_is_too_long(self) -> None:
+        """No socket can be there (unix(7)): every request would wait for its deadline, and fail."""
+        longest = "/" + "s" * 106
+        for text, size in ((f"{longest}s", 108), ("/" + "\u00e9" * 54, 109), ("../" + "s" * 94, 108), ("s" * 97, 108)):
+            said = f"the path of a socket has 107 bytes at most, and this {size}"
+            self.assertEqual(mistakes(route(to=f'upstream = "http+unix:{text}"')), [f"route[0].upstream: {said}"], text)
+        for text in (longest, "s" * 96, "../" + "s" * 93):
+            self.assertEqual(mistakes(route(to=f'upstream = "http+unix:{text}"')), [], text)
 
     def test_keys_of_another_kind(self) -> None:
         """A key that has no effect looks as if it had."""

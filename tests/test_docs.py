@@ -8,6 +8,8 @@ import re
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,33 +19,13 @@ from mtlsd.cli.commands import mtlsd as command
 from mtlsd.identity import Tls
 from mtlsd.policy import LIMITS, Reason
 from mtlsd.settings import Settings, option_name
+from mtlsd.web.application import environ_of
+from mtlsd.web.claims import claims, is_claim
+from mtlsd.web.headers import HeaderNames, received
+from tests.markdown import ROOT, blocks, page, rows, section, terms
+from tests.site_in_memory import ALICE, Gate
 
-ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = {f"--{option_name(setting)}": setting for setting in fields(Settings)}
-
-
-def page(name: str) -> str:
-    return (ROOT / name).read_text("utf-8")
-
-
-def section(text: str, heading: str) -> str:
-    """Return what stands under the heading, up to the next one of its level."""
-    level = heading.split(" ", 1)[0]
-    found = re.search(rf"^{re.escape(heading)}$(.*?)(?=^#{{1,{len(level)}}} |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found is not None, heading
-    return found[1]
-
-
-def rows(text: str) -> list[list[str]]:
-    """Return the cells of every row of every table, without the heads."""
-    found = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    heads = [at - 1 for at, cells in enumerate(found) if all(set(cell) <= {"-", ":"} for cell in cells)]
-    return [cells for at, cells in enumerate(found) if at not in heads and at - 1 not in heads]
-
-
-def terms(text: str) -> list[str]:
-    """Return what stands in backticks in the first column of the tables."""
-    return [term for cells in rows(text) for term in re.findall(r"`([^`]+)`", cells[0])]
 
 
 class OptionsTests(SynchronousTestCase):
@@ -103,6 +85,16 @@ class OptionsTests(SynchronousTestCase):
         keys = [key for key in terms(section(text, "## Keys")) if not key.startswith("[")]
         self.assertEqual(sorted(keys), sorted(config.ROUTE_KEYS))
 
+    def test_every_example_is_a_configuration(self) -> None:
+        """Whoever copies a piece of a page would be told of mistakes that are not theirs."""
+        count = 0
+        for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))):
+            for block in blocks(path.read_text("utf-8")):
+                if block.language == "toml":
+                    config.parse(block.text, path)
+                    count += 1
+        self.assertGreater(count, 5)
+
     def test_the_fixed_limits(self) -> None:
         """An operator whose client is refused looks here for the bound."""
         text = " ".join(section(page("docs/options.md"), "## Limits").split())
@@ -150,19 +142,60 @@ def key_lines() -> list[str]:
     return [line.strip("|").split("|")[0] + "|" for line in text.splitlines() if line.startswith("| `")]
 
 
+class ApplicationsTests(SynchronousTestCase):
+    text = page("docs/applications.md")
+
+    def test_everything_that_an_application_is_told(self) -> None:
+        """What is not in the tables is not found, and what is there and is not sent is waited for in vain."""
+        told = section(self.text, "## What an application is told")
+        names = {name for cells in rows(told) for cell in cells[:-1] for name in re.findall(r"`([^`]+)`", cell)}
+        headers = {name.decode() for name, _ in claims(ALICE, b"", "::1", b"")}
+        request = SimpleNamespace(gate=Gate(), requestHeaders=received([(b"Host", b"localhost")], HeaderNames()))
+        self.assertEqual(names, headers | set(environ_of(cast(Any, request), ALICE)))
+
+    def test_everything_that_a_client_cannot_say(self) -> None:
+        """A header that the page calls safe would be anybody's."""
+        names = terms(section(self.text, "## What a client can never say"))
+        self.assertGreater(len(names), 20)
+        for name in names:
+            self.assertTrue(is_claim(name.replace("*", "Name").encode()), name)
+
+
+class MigratingTests(SynchronousTestCase):
+    #: What the page says of theirs in the columns that are ours.
+    THEIRS = frozenset(
+        {"optional", "optional_no_ca", "ssl_ciphers", "ciphers", "curves", "random", "health_uri"}
+        | {"request", "require", "verify_if_given"}
+    )
+
+    def test_our_settings_exist(self) -> None:
+        """Whoever moves would write what `mtlsd check` then calls unknown."""
+        ours = {*config.ROUTE_KEYS, *(setting.name for setting in fields(Settings))}
+        for theirs in ("nginx", "Caddy"):
+            table = rows(section(page("docs/migrating.md"), f"## From {theirs}: setting by setting"))
+            self.assertGreater(len(table), 20)
+            names = {name for cells in table for name in re.findall(r"`([a-z_]+)(?: = [^`]*)?`", cells[1])}
+            self.assertEqual(names - ours - self.THEIRS, set())
+
+
 class CommandTests(SynchronousTestCase):
     def test_only_verbs_and_options_that_exist(self) -> None:
         """A page that tells people to type what does not exist."""
         for name in (
             "README.md",
             "certs/README.md",
+            "docs/applications.md",
             "docs/browsers.md",
             "docs/events.md",
+            "docs/migrating.md",
+            "docs/routes.md",
             "docs/running.md",
             "docs/systemd.md",
             "CONTRIBUTING.md",
         ):
-            for found in re.finditer(r"(?<!twistd )\bmtlsd (authorize|clients|explain|init|new|revoke)\b([^`\n]*)", page(name)):
+            for found in re.finditer(
+                r"(?<!twistd )\bmtlsd (authorize|check|clients|explain|init|new|revoke|route)\b([^`\n]*)", page(name)
+            ):
                 options = {option for parameter in command.commands[found[1]].params for option in parameter.opts}
                 for option in re.findall(r"(?<!\S)--[a-z-]+", found[2]):
                     self.assertIn(option, options, f"{name}: {found[0]}")

@@ -16,8 +16,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.identity import fingerprint_of, hush_the_parser
 from mtlsd.policy import Denied, Reason
-from mtlsd.registry.records import Snapshot, Tombstone
+from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from mtlsd.settings import Settings
+from mtlsd.tls.context import SESSION_LIFETIME
 from mtlsd.tls.handshake import Handshake
 from tests.memory_tls import Client, FrontDoor
 from tests.pki import Pair, make_pair, new_key
@@ -74,6 +75,13 @@ class PinTests(SynchronousTestCase):
         """A stranger would be let in."""
         for version in VERSIONS.values():
             self.refused(make_pair("bad"), "unknown-certificate", version=version)
+
+    def test_an_authorization_of_another(self) -> None:
+        """A registry that mixes two certificates up would let a stranger in."""
+        stranger = make_pair("bad")
+        mixed_up = Authorization("alice", self.alice.leaf, self.alice.leaf.not_after)
+        self.front.registry.publish(Snapshot({stranger.fingerprint: mixed_up}))
+        self.refused(stranger, "unknown-certificate")
 
     def test_none(self) -> None:
         """A client without a certificate would be let in, or leave no trace: it never reaches the callback."""
@@ -367,6 +375,15 @@ class ResumptionTests(SynchronousTestCase):
             self.assertEqual(again.request(), b"Hello: alice")
             self.assertFalse(self.resumed(again))
 
+    def test_what_a_session_holds_stays_here(self) -> None:
+        """A ticket would hold the session under one key for all, which whoever has it may open; or be good for hours."""
+        for tickets, mode in ((True, SSL.SESS_CACHE_SERVER), (False, SSL.SESS_CACHE_OFF)):
+            front = FrontDoor(Settings(tickets=tickets))
+            context = front.context()
+            self.assertEqual(context.get_session_cache_mode(), mode)
+            self.assertEqual(context.set_options(0) & SSL.OP_NO_TICKET, SSL.OP_NO_TICKET)
+            self.assertEqual(context.get_timeout(), SESSION_LIFETIME)
+
     def test_reload_of_the_servers_pair(self) -> None:
         """A ticket of the old context would break, or outlive, a reload: it falls back to a full handshake."""
         front = FrontDoor()
@@ -429,6 +446,18 @@ class ProtocolTests(SynchronousTestCase):
             context.set_cipher_list(cipher + b":@SECLEVEL=0")
             self.front.connect(self.alice, context=context).lose()
             self.assertEqual(self.front.verdicts()[-1], ("rejected", "no-common-protocol"), cipher)
+
+    def test_the_ciphers_of_tls_1_3(self) -> None:
+        """A client that has only one of them would be locked out; all others would pay for more bits than anybody needs."""
+        for offered, spoken in (
+            (b"TLS_AES_256_GCM_SHA384:TLS_AES_128_GCM_SHA256", "TLS_AES_128_GCM_SHA256"),
+            (b"TLS_AES_256_GCM_SHA384", "TLS_AES_256_GCM_SHA384"),
+            (b"TLS_CHACHA20_POLY1305_SHA256", "TLS_CHACHA20_POLY1305_SHA256"),
+        ):
+            self.assertEqual(self.front.connect(self.alice, suites=offered).request(), b"Hello: alice")
+            tls = self.front.last().tls
+            assert tls is not None
+            self.assertEqual(tls.cipher, spoken)
 
     def test_only_sound_ciphers_are_offered(self) -> None:
         """A weak cipher would slip in with another OpenSSL."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urljoin
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,6 +104,7 @@ resource = "tests.test_router:told_one"
 path = "/admin"
 allow = ["group:ops"]
 methods = ["GET", "DELETE"]
+strip = ["X-Corp-*"]
 resource = "tests.test_router:told_two"
 [[route]]
 path = "/private"
@@ -209,12 +212,20 @@ class RouteTests(RouterTestCase):
         self.assertIn(b'"ops"', self.get("/.mtlsd/whoami").body)
         self.assertEqual(self.get("/.mtlsd/").status, 200)
         self.assertEqual(self.get("/.mtlsd/nothing").status, 404)
+        moved = self.get("/.mtlsd")
+        self.assertEqual((moved.status, moved.headers["location"]), (308, "/.mtlsd/"))
         self.assertEqual(self.seen("/hello")[0], "one")
         self.assertEqual(self.seen("/.mtlsdx")[0], "one")
 
+    def test_the_link_on_its_own_page(self) -> None:
+        """With routes, `/whoami` is somebody else's, or nobody's."""
+        page = self.get("/.mtlsd/").body
+        (link,) = re.findall(rb'href="([^"]*whoami)"', page)
+        self.assertIn(b'"alice"', self.get(urljoin("/.mtlsd/", link.decode())).body)
+
     def test_claims(self) -> None:
         """A resource that reads `X-Client-Name` would believe its client."""
-        headers = ("X-Client-Name: mallory", "x_ssl_client_cert: x", "Remote-User: root", "X-Mine: 1")
+        headers = ("X-Client-Name: mallory", "x_ssl_client_cert: x", "Remote-User: root", "x_corp_role: root", "X-Mine: 1")
         self.assertEqual(eval(self.get("/admin", "DELETE", *headers).body), [b"Host", b"X-Mine"])
 
     def test_a_change_bites_on_a_live_connection(self) -> None:

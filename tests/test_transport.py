@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import gc
+from typing import Any, cast
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IReactorTime
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.settings import Settings
 from mtlsd.tls.farewell import Farewells
+from mtlsd.web.site import Site, make_root
 from tests.memory_tls import Client, FrontDoor
 from tests.pki import make_pair
 
@@ -334,8 +337,60 @@ class WantTests(TransportTestCase):
         self.assertEqual(client.received, b"first word")
         self.assertTrue(client.wire.finished)
 
+    def test_nothing_stays_corked(self) -> None:
+        """An answer would lie in the kernel for a fifth of a second: after a handshake, one that fails, and what the poller asks for."""
+        for pair in (ALICE, make_pair("eve"), None):
+            client = self.front.connect(pair)
+            client.wire.write(b"Hello")
+            self.assertIn("cork", client.wire.corks)
+            self.assertEqual(client.wire.corks[-1], "uncork")
+        self.block()
+        self.wire.write(b"x" * 100)
+        self.unblock()
+        self.wire.corks.clear()
+        self.front.turns.turn()
+        self.assertEqual(self.wire.corks, ["cork", "uncork"])
+
     def test_memory_is_let_go(self) -> None:
         """Each connection would leave its TLS behind for the collector: a cycle of ours through OpenSSL's."""
         self.client.close()
         self.assertIsNone(self.wire.bios.get_app_data())
         self.assertEqual(self.wire.logPrefix(), "TLS")
+
+
+class GarbageTests(SynchronousTestCase):
+    """What a connection had is free when it ends, not when the collector comes: with many of them that is late, and dear."""
+
+    def test_nothing_is_left_for_the_collector(self) -> None:
+        """A server with many short connections would hold the memory of thousands that are gone."""
+        front = FrontDoor(SETTINGS)
+        front.authorize(alice=ALICE)
+        front.door.site = Site(
+            make_root(), settings=SETTINGS, deadlines=front.deadlines, access_log=None, reactor=cast(IReactorTime, front.clock)
+        )
+        requests = (
+            b"GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"POST /hello HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n1",
+            b"nonsense\r\n\r\n",
+        )
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for request in requests:
+            client: Client | None = front.connect(ALICE)
+            assert client is not None
+            client.request(request)
+            client.close()
+            self.assertTrue(client.is_lost)
+            # Its traceback holds the client.
+            client.error = None
+        front.turns.turn()
+        client = None
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            gc.collect()
+            left = [repr(thing) for thing in gc.garbage if type(thing).__module__.startswith(("mtlsd.", "httptools", "_cffi"))]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+        self.assertEqual(left, [])

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from mtlsd.deadlines import Deadline, Deadlines
 from mtlsd.proxy.response import BadResponse, Head, ResponseParser
+from mtlsd.proxy.upgraded import Upgrades
 from mtlsd.routing.rules import Target
 from mtlsd.web.headers import HeaderNames
 from mtlsd.web.patience import Patience
@@ -36,6 +37,8 @@ class Waiting(Interface):
     def body(self, data: bytes) -> None: ...
 
     def ended(self) -> None: ...
+
+    def switched(self, head: Head, behind: bytes) -> None: ...
 
     def broken(self, why: str, *, answered: bool) -> None: ...
 
@@ -100,15 +103,23 @@ class BackendConnection(Protocol):
 
     # From an exchange.
 
-    def ask(self, head: bytes, waiting: Waiting, *, is_head: bool) -> None:
-        """Send the head of a request; *waiting* hears of the response."""
-        self._parser = ResponseParser(self._backend.names, is_head=is_head)
+    def ask(
+        self, head: bytes, waiting: Waiting, *, is_head: bool, is_whole: bool = False, protocols: tuple[bytes, ...] = ()
+    ) -> None:
+        """Send the head of a request; *waiting* hears of the response.
+
+        *is_whole*: no body follows, with which it could go out in one piece.  *protocols* it may switch to.
+        """
+        self._parser = ResponseParser(self._backend.names, is_head=is_head, protocols=protocols)
         self._waiting = waiting
         self._is_answered = self.is_asked = False
         self.is_silent = True
         # Not any more for a request.
         self.patience.rest()
-        self.transport.write(head)
+        if is_whole:
+            self._send_now(head)
+        else:
+            self.transport.write(head)
 
     def has_news(self) -> bool:
         """Tell whether something has come, if only the end, that the reactor has not told of yet."""
@@ -119,6 +130,12 @@ class BackendConnection(Protocol):
         except OSError:
             return True
         return True
+
+    def hand_over(self, protocol: Protocol) -> None:
+        """Let *protocol* have the connection, which is no longer HTTP's: nothing here hears of it again."""
+        self.patience.end()
+        self.transport.protocol = protocol
+        protocol.makeConnection(self.transport)
 
     def let_go(self) -> None:
         """Whoever waited is gone: so is the connection, for an answer to nobody is on it."""
@@ -135,10 +152,25 @@ class BackendConnection(Protocol):
 
     # Its own.
 
+    def _send_now(self, data: bytes) -> None:
+        """Send *data* without asking the poller first, which for a small request costs as much as to send it."""
+        transport = self.transport
+        if not transport.dataBuffer and not transport._tempDataLen:
+            sent = transport.writeSomeData(data)
+            if isinstance(sent, int):
+                data = data[sent:]
+        # What is left, and what went wrong, is found by the poller.
+        if data:
+            transport.write(data)
+
     def _hand_on(self, parser: ResponseParser, waiting: Waiting) -> None:
         interim, parser.interim = parser.interim, []
         for head in interim:
             waiting.interim(head)
+        if parser.switched is not None:
+            self._waiting = self._parser = None
+            waiting.switched(parser.switched, parser.behind)
+            return
         if parser.head is not None:
             if not self._is_answered:
                 self._is_answered = True
@@ -247,6 +279,8 @@ class Backends:
         self._by_target: dict[Target, Backend] = {}
         # Of each list of servers: with one for all, two routes that are asked alternately would each have one server.
         self._turns: dict[tuple[Target, ...], int] = {}
+        #: The connections that have become another protocol's.
+        self.upgrades = Upgrades()
 
     def in_turn(self, targets: tuple[Target, ...]) -> list[Backend]:
         """Return the backends in the order in which a request is to try them: the next in turn, and the ill ones last."""

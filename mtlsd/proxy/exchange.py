@@ -12,14 +12,17 @@ from zope.interface import implementer
 
 from mtlsd.identity import Identity
 from mtlsd.proxy.backend import Backend, BackendConnection, Backends
-from mtlsd.proxy.forwarded import end_to_end, request_head
+from mtlsd.proxy.forwarded import end_to_end, protocols_asked_for, request_head
 from mtlsd.proxy.response import Head
-from mtlsd.routing.rules import Upstream
+from mtlsd.proxy.upgraded import Upgraded
+from mtlsd.routing.rules import Route, Upstream
 from mtlsd.web.claims import claims
 from mtlsd.web.headers import PlainHeaders
+from mtlsd.web.interfaces import SERVER
 from mtlsd.web.message import Message
+from mtlsd.web.patience import Patience
 
-_BAD_GATEWAY, _UNAVAILABLE, _TIMEOUT = 502, 503, 504
+_FORBIDDEN, _BAD_GATEWAY, _UNAVAILABLE, _TIMEOUT = 403, 502, 503, 504
 #: RFC 9110 9.2.2: asked twice, they do what they do when they are asked once.
 _IDEMPOTENT = (b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE")
 _EARLY_HINTS, _NO_CONTENT = 103, 204
@@ -35,9 +38,16 @@ class Exchange:
     _log = Logger()
 
     def __init__(
-        self, channel: Any, message: Message, identity: Identity, path: bytes, at: bytes, upstream: Upstream, backends: Backends
+        self,
+        channel: Any,
+        message: Message,
+        identity: Identity,
+        path: bytes,
+        route: Route,
+        upstream: Upstream,
+        backends: Backends,
     ) -> None:
-        """*path* is canonical; *at* is the path of the route to *upstream*."""
+        """*path* is canonical; *route* leads to *upstream*."""
         self.channel = channel
         self.site = channel.site
         self.gate = channel.gate
@@ -51,13 +61,15 @@ class Exchange:
         self.sentLength = 0
 
         self._message = message
-        self._at = at
+        self._path = path
+        self._route = route
         self._upstream = upstream
         self._backends = backends
         self._candidates: list[Backend] = []
         self._connection: BackendConnection | None = None
         self._is_pooled = False
         self._is_retried = False
+        self._protocols = protocols_asked_for(message) if upstream.upgrade else ()
         self._has_body = not message.complete or bool(message.pieces)
         self._waiting_body: list[bytes] = []
         self._body_is_whole = False
@@ -178,6 +190,44 @@ class Exchange:
         self.channel.unregisterProducer()
         self.channel.requestDone(self)
 
+    def switched(self, head: Head, behind: bytes) -> None:
+        """The backend has taken up the protocol that was asked for: from here on there are bytes, both ways."""
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        backend = self._candidates[0]
+        if self.channel.is_finishing:
+            connection.close()
+            self._say(backend, "the service is shutting down")
+            self._fail(_UNAVAILABLE)
+            return
+        router, identity = self.site.router, self.gate.authorize()
+        if identity is None:
+            # The connection has been cut.
+            connection.close()
+            return
+        # It is the rules that are in force now which count from here on, and nobody asks them again until they change.
+        why = router.objection(identity, self._path, backend.target)
+        if why is not None:
+            connection.close()
+            self._say(backend, f"it is no longer allowed: {why}")
+            self._fail(_FORBIDDEN)
+            return
+        upgraded = Upgraded(
+            self,
+            self._path,
+            backend.target,
+            patience=Patience(backend.deadlines),
+            idle_timeout=self._upstream.idle_timeout,
+            upgrades=self._backends.upgrades,
+        )
+        protocol = head.headers.plain[b"Upgrade"]
+        headers = {b"Connection": [b"Upgrade"], b"Upgrade": protocol, **end_to_end(head.headers.plain), b"Server": [SERVER]}
+        self.code, self.startedWriting, self._is_over = head.status, True, True
+        channel, self.channel = self.channel, None
+        channel.write_interim(head.status, headers)
+        upgraded.begin(connection, channel.hand_over(), behind)
+
     def broken(self, why: str, *, answered: bool) -> None:
         """The connection to the backend broke, or what came on it is no answer."""
         connection, self._connection = self._connection, None
@@ -245,13 +295,13 @@ class Exchange:
         if host is None:
             # HTTP/1.0 knows of none, and HTTP/1.1 does not go without (RFC 9112 3.2).
             added = chain([(b"Host", self._candidates[0].target.authority.encode("ascii"))], added)
-        if self._upstream.strip_prefix and self._at:
-            target = target[len(self._at) :]
+        if self._upstream.strip_prefix and self._route.path:
+            target = target[len(self._route.path) :]
             if not target.startswith(b"/"):
                 target = b"/" + target
         length = message.length if self._has_body else 0
-        head = request_head(self.method, target, message.headers.plain, length, added)
-        connection.ask(head, self, is_head=self.method == b"HEAD")
+        head = request_head(self.method, target, message.headers.plain, length, added, self._protocols, self._route.strip)
+        connection.ask(head, self, is_head=self.method == b"HEAD", is_whole=not self._has_body, protocols=self._protocols)
         if self._has_body:
             connection.transport.registerProducer(_Upload(self, connection), True)
             waiting, self._waiting_body = self._waiting_body, []

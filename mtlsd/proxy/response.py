@@ -44,18 +44,24 @@ class ResponseParser:
     """The response to one request.
 
     After each :meth:`feed`: ``interim`` are the 1xx heads and ``pieces`` the parts of the body that nobody has taken yet,
-    ``head`` is there once it is complete, and ``done`` once all is.
+    ``head`` is there once it is complete, and ``done`` once all is.  Instead of these, ``switched`` is the head of a 101,
+    and ``behind`` what has come of the other protocol.
     """
 
     __slots__ = (
         *("_ends_with_connection", "_excess", "_headers", "_interim", "_is_final", "_is_head", "_names", "_parser", "_past_head"),
-        *("_got_on", "_is_chunked", "_reason", "_refused", "_size", "done", "head", "interim", "pieces", "reusable"),
+        *("_got_on", "_is_chunked", "_protocols", "_reason", "_refused", "_size", "behind", "done", "head", "interim", "pieces"),
+        *("reusable", "switched"),
     )
 
-    def __init__(self, names: HeaderNames, *, is_head: bool) -> None:
-        """*is_head*: the request's method was HEAD, so that no body follows whatever the head says."""
+    def __init__(self, names: HeaderNames, *, is_head: bool, protocols: tuple[bytes, ...] = ()) -> None:
+        """*is_head*: the request's method was HEAD, so that no body follows whatever the head says.
+
+        *protocols* are those that it has asked for in HTTP's place.
+        """
         self._names = names
         self._is_head = is_head
+        self._protocols = frozenset(protocol.lower() for protocol in protocols)
         self._parser: Any = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._reason = b""
@@ -75,18 +81,27 @@ class ResponseParser:
         self.done = False
         #: Whether another request may follow on this connection, once it is ``done``.
         self.reusable = False
+        self.switched: Head | None = None
+        self.behind = b""
 
     def feed(self, data: bytes) -> None:
         """Read *data*.  Raises :exc:`BadResponse`; what was complete before is there all the same."""
         self._got_on = False
         try:
             self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as found:
+            if self.switched is None:
+                raise BadResponse("it switches protocols, and nobody has asked for that") from None
+            self.behind = data[found.args[0] :]
+            return
         except httptools.HttpParserCallbackError:
             raise self._refused or BadResponse("it cannot be read") from None
         except httptools.HttpParserError as error:
             if not self.done:
                 raise BadResponse(f"it cannot be read: {error}") from None
             self._excess = True
+        if self.switched is not None:
+            raise BadResponse("it switches protocols in a way that can be read in two ways")
         if not self._got_on:
             # A head, trailers or what frames a chunk, of which llhttp says nothing before it is complete.
             self._size += len(data)
@@ -157,7 +172,8 @@ class ResponseParser:
             if status < 100:
                 raise BadResponse("its status line cannot be read")
             if status == _SWITCHING:
-                raise BadResponse("it switches protocols, and nobody has asked for that")
+                self._switch(headers)
+                return
             self.interim.append(Head(status, self._reason, headers, 0))
             self._interim += 1
             if self._interim > _MOST_INTERIM:
@@ -186,6 +202,20 @@ class ResponseParser:
         self._got_on = True
         self._size = 0
         self.head = Head(status, self._reason, headers, length)
+
+    def _switch(self, headers: PlainHeaders) -> None:
+        """Look at the head of a 101 (RFC 9110 7.8): it is to name one protocol that was asked for, and there is no body."""
+        plain = headers.plain
+        if not self._protocols:
+            raise BadResponse("it switches protocols, and nobody has asked for that")
+        named = plain.get(b"Upgrade", ())
+        if len(named) != 1 or named[0].lower() not in self._protocols:
+            raise BadResponse("it switches to a protocol that nobody has asked for")
+        if b"upgrade" not in _tokens(plain) or self._parser.get_http_version() != "1.1":
+            raise BadResponse("it switches protocols in a way that can be read in two ways")
+        if b"Content-Length" in plain or b"Transfer-Encoding" in plain:
+            raise BadResponse("it switches protocols, and has a body")
+        self.switched = Head(_SWITCHING, self._reason, headers, 0)
 
 
 def _tokens(plain: dict[bytes, list[bytes]]) -> set[bytes]:

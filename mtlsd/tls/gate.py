@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from OpenSSL import crypto
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
     IHandshakeListener,
     IProtocol,
     IPushProducer,
@@ -15,7 +17,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from mtlsd.audit.events import Event, Kind, certificate_fields, endpoint
 from mtlsd.deadlines import Deadline
@@ -49,13 +51,20 @@ class Gate(Protocol):
         self._cut = False
         self._arrived = False
         self._deadline: Deadline | None = None
-        self._identity: tuple[Authorization, Identity] | None = None
+        # Who it is, and the registry's record that says so.
+        self._identity: Identity | None = None
+        self._authorization: Authorization | None = None
         self._client: str | None = None
         self._above: IProtocol | None = None
         self._der: bytes | None = None
         self.connection_id = door.next_connection_id()
         self.peer = plain_address(address)
         self.listener: str | None = None
+        # All attributes of all gates are set here, in one order: one that gets another later, when there are some already,
+        # pays most of a kilobyte for a dictionary of its own.
+        self.transport = self.handshake = self.factory = None  # type: ignore[assignment]
+        # Nothing is heard or said before there is somebody to hear or say it.
+        self.dataReceived = self.write = _nothing  # type: ignore[method-assign]
 
     # From TLS below.
 
@@ -63,8 +72,7 @@ class Gate(Protocol):
         """Begin: the handshake's first byte is still to come."""
         # Handing the Connection over: the handshake becomes its app_data, where the verify callback finds it.
         self.handshake = Handshake(self.transport.getHandle(), self._door.registry, self._door.now)
-        host = plain_address(self.transport.getHost())
-        self.listener = endpoint(*host)
+        self.listener = _listener(self.transport.getHost())
         self._arrived = True
         if not self._door.arrived(self):
             self.drop(Reason.OVER_LIMIT)
@@ -84,9 +92,6 @@ class Gate(Protocol):
         else:
             self._accept(decision.authorization)
 
-    def dataReceived(self, data: bytes) -> None:
-        """Nothing is heard before there is somebody to hear it."""
-
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone: give the verdict if none was given yet, and let go of everything."""
         self._end_of_handshake()
@@ -94,6 +99,8 @@ class Gate(Protocol):
             error = None if reason.check(ConnectionDone) else reason.value
             self._reject(*self.handshake.failed(error))
         above, self._above = self._above, None
+        # What stands above holds this gate, and would live on with it until the collector comes.
+        self.dataReceived = _nothing  # type: ignore[method-assign]
         try:
             if above is not None:
                 above.connectionLost(reason)
@@ -102,6 +109,18 @@ class Gate(Protocol):
             if self._arrived:
                 self._arrived = False
                 self._door.gone(self)
+
+    # From TLS below, where the protocol above wants to hear of it: see hand_over.
+
+    def readConnectionLost(self) -> None:
+        """The client sends nothing more."""
+        if self._above is not None:
+            IHalfCloseableProtocol(self._above).readConnectionLost()
+
+    def writeConnectionLost(self) -> None:
+        """The client has been told that nothing more comes."""
+        if self._above is not None:
+            IHalfCloseableProtocol(self._above).writeConnectionLost()
 
     # From the door.
 
@@ -135,7 +154,7 @@ class Gate(Protocol):
 
     def cut(self) -> None:
         """Close at once: not a byte goes out after this, and none comes in."""
-        self.__dict__.pop("dataReceived", None)
+        self.dataReceived = _nothing  # type: ignore[method-assign]
         self.transport.abortConnection()
 
     # IAuthenticatedTransport: what the protocol above has instead of a connection.
@@ -160,15 +179,18 @@ class Gate(Protocol):
             self._der = crypto.dump_certificate(crypto.FILETYPE_ASN1, shown)
         return self._der
 
+    def hand_over(self, above: IProtocol) -> None:
+        """Let *above* serve the client from here on, instead of whoever has until now."""
+        if IHalfCloseableProtocol.providedBy(above):
+            alsoProvides(self, IHalfCloseableProtocol)
+        self._serve(above)
+
     # ISSLTransport, by way of the TLS below.
 
     @property
     def disconnecting(self) -> bool:
         """Whether the connection is being closed."""
         return bool(self.transport.disconnecting)
-
-    def write(self, data: bytes) -> None:
-        self.transport.write(data)
 
     def writeSequence(self, data: Any) -> None:
         self.transport.writeSequence(data)
@@ -237,10 +259,13 @@ class Gate(Protocol):
         if above is None:
             self.cut()
             return
+        self.write = self.transport.write
+        self._serve(above)
+
+    def _serve(self, above: IProtocol) -> None:
         self._above = above
         # From here on nothing is decided by a byte that comes or goes: it is handed on without a stop at the gate.
         self.dataReceived = above.dataReceived  # type: ignore[method-assign]
-        self.write = self.transport.write  # type: ignore[method-assign]
         above.makeConnection(self)
 
     def _reject(self, reason: Reason, detail: str | None = None) -> None:
@@ -278,14 +303,12 @@ class Gate(Protocol):
 
     def _identity_from(self, authorization: Authorization) -> Identity:
         # Made anew only when the registry's record is another one.
-        if self._identity is None or self._identity[0] is not authorization:
+        if self._identity is None or self._authorization is not authorization:
             tls = self.handshake.tls or self.handshake.negotiated()
             self._client = authorization.client
-            self._identity = (
-                authorization,
-                Identity(authorization.client, authorization.groups, authorization.certificate, tls),
-            )
-        return self._identity[1]
+            self._authorization = authorization
+            self._identity = Identity(authorization.client, authorization.groups, authorization.certificate, tls)
+        return self._identity
 
     def _handshake_is_late(self) -> None:
         self.drop(Reason.TIMEOUT)
@@ -296,6 +319,16 @@ class Gate(Protocol):
             self._deadline = None
         if self._arrived:
             self._door.handshake_is_over(self)
+
+
+def _nothing(data: bytes) -> None:
+    """Stand in for ``dataReceived`` and ``write`` where there is nobody."""
+
+
+@lru_cache(maxsize=256)
+def _listener(address: Address) -> str:
+    """Return the address that was connected to, as text: the same one for all of its connections."""
+    return endpoint(*plain_address(address))
 
 
 def plain_address(address: object) -> tuple[str, int]:

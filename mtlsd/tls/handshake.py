@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 
 from OpenSSL import SSL, crypto
 
@@ -30,6 +31,11 @@ class Handshake:
     session has had no callback: CVE-2025-23419), :meth:`decide` decides once more, at any time after.  All three ask
     the same predicate of the live registry.
     """
+
+    __slots__ = (
+        *("_allowed", "_completed", "_connection", "_judged", "_limits", "_now", "_registry", "_shown"),
+        *("callback_failed", "fingerprint", "leaf", "tls"),
+    )
 
     def __init__(
         self, connection: SSL.Connection, registry: IRegistry, now: Callable[[], datetime], limits: Limits = LIMITS
@@ -80,13 +86,13 @@ class Handshake:
         shown, self._shown = self._shown, None
         self._completed = True
         self.tls = self.negotiated(resumed=self._judged is None)
+        self._judged = None
         if certificate is None:
             return Denied(Reason.NO_CERTIFICATE)
         if shown is not None and same(shown, certificate):
             # What the callback has read is not read again: it is what has just been proven.
             return self.decide()
-        self._judged = self._judge(certificate)
-        return self._judged
+        return self._judge(certificate)
 
     def decide(self) -> Decision:
         """Decide again, from the live registry, on the leaf of a handshake that has completed.
@@ -127,8 +133,10 @@ class Handshake:
         der = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
         self.fingerprint = fingerprint_of(der)
         standing = self._registry.standing(self.fingerprint)
-        if isinstance(standing, Authorization):
+        if isinstance(standing, Authorization) and standing.certificate.fingerprint == self.fingerprint:
             self.leaf = standing.certificate
+            # One text for all connections of a client.
+            self.fingerprint = self.leaf.fingerprint
         elif len(der) > self._limits.certificate or len(certificate.get_subject().der()) > _SUBJECT_BYTES:
             # A stranger's: not worth parsing.
             return Denied(Reason.TOO_LARGE if standing is None else Reason.REVOKED)
@@ -142,4 +150,10 @@ class Handshake:
     def negotiated(self, resumed: bool = False) -> Tls:
         """Return what the connection has negotiated by now."""
         connection = self._connection
-        return Tls(connection.get_protocol_version_name(), connection.get_cipher_name(), connection.get_group_name(), resumed)
+        return _tls(connection.get_protocol_version_name(), connection.get_cipher_name(), connection.get_group_name(), resumed)
+
+
+@lru_cache(maxsize=256)
+def _tls(version: str, cipher: str | None, group: str | None, resumed: bool) -> Tls:
+    """Return one value for all connections that have negotiated the same: OpenSSL's names, of which there are few."""
+    return Tls(version, cipher, group, resumed)

@@ -66,6 +66,15 @@ class SocketTransport(TLSTransport):
 
     # What TLSTransport asks.
 
+    def _cork(self) -> None:
+        if self._socket is not None:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+
+    def _uncork(self) -> None:
+        # To close it, or to end its writing, sends what is held back too.
+        if self._socket is not None:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
     def _discard(self) -> int | None:
         try:
             return len(self._wire().recv(_DISCARDED)) or None

@@ -78,7 +78,13 @@ class TLSTransport(Wire):
                 self.startWriting()
             self._receive()
         elif self._phase is Phase.HANDSHAKE:
-            self._shake_hands()
+            # The tickets, the answer to a request that came with the last of the handshake, and the close after it: each is a
+            # packet of its own otherwise, and a packet is dearer than all that is written for it here.
+            self._cork()
+            try:
+                self._shake_hands()
+            finally:
+                self._uncork()
         elif self._phase is Phase.FAREWELL and self._discard() is None:
             self.connectionLost(_DONE)
 
@@ -87,7 +93,12 @@ class TLSTransport(Wire):
         self._begin_to_write()
         try:
             if self._phase is _OPEN:
-                return self._write_on()
+                # OpenSSL calls the kernel for each record; as many as there is room for become one packet.
+                self._cork()
+                try:
+                    return self._write_on()
+                finally:
+                    self._uncork()
             self.stopWriting()
             if self._phase is Phase.HANDSHAKE:
                 self._shake_hands()

@@ -28,7 +28,7 @@ GONE = (Phase.ABORTED, Phase.LOST)
 
 
 class Wire(FileDescriptor):
-    """A descriptor and its phase.  The four methods at its end are for whoever knows what kind of descriptor it is."""
+    """A descriptor and its phase.  The methods at its end are for whoever knows what kind of descriptor it is."""
 
     reactor: Any
     _phase = Phase.HANDSHAKE
@@ -72,6 +72,12 @@ class Wire(FileDescriptor):
             self.stopWriting()
 
     # What a subclass knows of its descriptor.
+
+    def _cork(self) -> None:
+        """Hold back what is sent until :meth:`_uncork`, where the descriptor can: many small pieces become one packet."""
+
+    def _uncork(self) -> None:
+        """Send what was held back."""
 
     def _discard(self) -> int | None:
         """Throw away what the peer has sent, undecrypted, and return how many bytes it was; ``None``: it has hung up."""

@@ -19,7 +19,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.static import StaticProducer
 from zope.interface import implementer
 
-from mtlsd.web.interfaces import IAuthenticatedTransport
+from mtlsd.web.interfaces import SERVER, IAuthenticatedTransport
 from mtlsd.web.message import Message
 from mtlsd.web.parser import BAD_REQUEST, CONTENT_TOO_LARGE, HEAD_TOO_LARGE, Refusal, RequestParser
 from mtlsd.web.patience import BodyPace, Patience
@@ -27,9 +27,6 @@ from mtlsd.web.request import Request
 
 if TYPE_CHECKING:
     from mtlsd.web.site import Site
-
-#: What is sent in every answer.  No version: whoever knows it knows what to try.
-SERVER = b"mtlsd"
 
 #: RFC 6585 5; Twisted does not know it.
 _REASONS = {HEAD_TOO_LARGE: b"Request Header Fields Too Large", REQUEST_TIMEOUT: b"Request Timeout"}
@@ -56,7 +53,8 @@ class Channel(Protocol):
         self._parser = RequestParser(site.settings.max_head, site.names, site.heads)
         self._messages = self._parser.messages
         self._patience = Patience(site.deadlines)
-        self._pace = BodyPace(self._patience, site.settings.body_timeout, site.settings.min_rate, self._body_is_late)
+        # How fast a body comes in: made for the first that does not come with its head.
+        self._pace: BodyPace | None = None
         # The request whose body comes in, or that is being answered; which of the two, ``_is_handling`` tells.
         self._request: Any = None
         self._is_handling = False
@@ -110,6 +108,9 @@ class Channel(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._is_over = True
         self._patience.end()
+        self._parser.end()
+        # Each holds this channel: a refusal does by the way it came.
+        self._pace = self._refusal = None
         self._messages.clear()
         request, self._request = self._request, None
         if request is not None:
@@ -239,7 +240,7 @@ class Channel(Protocol):
             if self._owes_continue:
                 self._owes_continue = False
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._pace.begin()
+            self._begin_body()
         self._advance()
 
     def write_interim(self, status: int, headers: Mapping[bytes, Sequence[bytes]]) -> None:
@@ -247,6 +248,14 @@ class Channel(Protocol):
         lines = [b"HTTP/1.1 %d %b\r\n" % (status, RESPONSES.get(status, b"Interim"))]
         lines += [b"%b: %b\r\n" % (name, value) for name, values in headers.items() for value in values]
         self.transport.write(b"".join([*lines, b"\r\n"]))
+
+    def hand_over(self) -> bytes:
+        """Let go of the connection, which is another protocol's from here on.  Returns what has come of that already."""
+        self._request = None
+        self._is_over = True
+        self._patience.end()
+        self.transport.unregisterProducer()
+        return self._parser.behind
 
     def fail(self, request: Any, status: int) -> None:
         """Answer *request*, of whose answer nothing has gone out, in one plain line."""
@@ -298,6 +307,11 @@ class Channel(Protocol):
         self.refuse(BAD_REQUEST, "bad request")
 
     # From whoever owns the channel.
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether the service is shutting down."""
+        return self._finishing
 
     def finish_up(self) -> None:
         """End soon, for the service is shutting down: at once where nothing is asked, otherwise after the next answer."""
@@ -372,7 +386,7 @@ class Channel(Protocol):
                 self._patience.wait(settings.idle_timeout, self.loseConnection, anew=False)
         # Read on only where what has come in already is being dealt with.
         ahead = len(messages) - (self._request is not None and not self._is_handling)
-        if ahead > 0 or self._is_held or (self._is_blocked and not self._is_handling):
+        if ahead > 0 or self._is_held or (self._is_blocked and not self._is_handling) or self._parser.behind:
             self._pause_reading()
         elif self._is_paused:
             self._is_paused = False
@@ -403,7 +417,7 @@ class Channel(Protocol):
                 if not message.complete:
                     self._taken = 0
                     self._owes_continue = not message.pieces and self._expects_continue(message)
-                    self._pace.begin()
+                    self._begin_body()
                 exchange.begin()
                 return self._request is exchange
         request = self._request = site.requestFactory(self)
@@ -419,8 +433,15 @@ class Channel(Protocol):
                     self._is_over = True
                     return False
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._pace.begin()
+            self._begin_body()
         return True
+
+    def _begin_body(self) -> None:
+        """From here on a body has to come, and fast enough."""
+        if self._pace is None:
+            settings = self.site.settings
+            self._pace = BodyPace(self._patience, settings.body_timeout, settings.min_rate, self._body_is_late)
+        self._pace.begin()
 
     def _take_body(self, message: Message) -> bool:
         """Hand on what has come of the body.  True when that is all of it."""
@@ -433,7 +454,8 @@ class Channel(Protocol):
                 self._drop_request()
                 self.refuse(CONTENT_TOO_LARGE, "request body too large")
                 return False
-            self._pace.came(self._taken)
+            if self._pace is not None:
+                self._pace.came(self._taken)
         if self._request is None:
             return False
         if message.complete:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from mtlsd.identity import Identity
+from mtlsd.routing.namedheaders import NamedHeaders, one_form
 from mtlsd.web.headers import PlainHeaders
 
 # Headers by which some application, framework or server is told who its client is, where it is, or which path it asks
@@ -21,21 +22,18 @@ _CLAIM = re.compile(
     # CVE-2016-5385: CGI makes HTTP_PROXY of it, and what runs there asks the client's proxy.
     rb"|proxy"
 )
-#: Takes the spellings of a name that some application merges to one, with lower(): CGI as some servers have it makes an
-#: underscore of whatever is no letter or digit.
-ONE_FORM = bytes.maketrans(b"!#$%&'*+.^_`|~", b"-" * 14)
 
 
 @lru_cache(maxsize=1024)
 def is_claim(name: bytes) -> bool:
     """Tell whether a header is one that an application may take for the door's word, in whatever spelling."""
-    return _CLAIM.fullmatch(name.lower().translate(ONE_FORM)) is not None
+    return _CLAIM.fullmatch(one_form(name)) is not None
 
 
-def without_claims(headers: PlainHeaders) -> None:
-    """Take out of a request's *headers* what its client says of itself."""
+def without_claims(headers: PlainHeaders, strip: NamedHeaders | None = None) -> None:
+    """Take out of a request's *headers* what its client says of itself, and what is in *strip*."""
     plain = headers.plain
-    for name in [name for name in plain if is_claim(name)]:
+    for name in [name for name in plain if is_claim(name) or (strip and name in strip)]:
         del plain[name]
 
 

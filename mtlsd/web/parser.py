@@ -62,7 +62,7 @@ class RequestParser:
             "_names",
             "_parser",
         ),
-        *("_past_head", "_piece", "_refusal", "_target", "_waiting", "in_head", "messages", "upgraded"),
+        *("_past_head", "_piece", "_refusal", "_target", "_waiting", "behind", "in_head", "messages", "upgraded"),
     )
 
     def __init__(self, max_head: int, names: HeaderNames, known: KnownHeads) -> None:
@@ -95,10 +95,20 @@ class RequestParser:
         self.in_head = False
         #: Whether nothing that follows is a request any more: the last one asked for another protocol.
         self.upgraded = False
+        #: What has come behind the request that asked for another protocol: of that, if it is begun, and of nothing else.
+        self.behind = b""
+
+    def end(self) -> None:
+        """Read nothing any more: llhttp holds this parser as this holds it, and both would live on until the collector comes."""
+        self._is_over = True
+        self._parser = self._refusal = None
 
     def feed(self, data: bytes) -> None:
         """Read *data*.  Raises :class:`Refusal`; what was complete before is in ``messages`` all the same."""
-        if self.upgraded or self._is_over:
+        if self.upgraded:
+            self.behind += data
+            return
+        if self._is_over:
             return
         if not self._is_between:
             self._read(data)
@@ -124,8 +134,9 @@ class RequestParser:
         self._piece = len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
+        except httptools.HttpParserUpgrade as found:
             self.upgraded = True
+            self.behind = data[found.args[0] :]
         except httptools.HttpParserCallbackError:
             raise self._refusal or Refusal(BAD_REQUEST, "bad request") from None
         except httptools.HttpParserInvalidMethodError:
@@ -216,7 +227,7 @@ class RequestParser:
         if target[0] != _SLASH and method != b"CONNECT":
             target = _origin_form(target, headers)
         # After another protocol was asked for, and not begun, nothing is read as a request.
-        return Message(method, target, version, headers, length, not upgrade and parser.should_keep_alive())
+        return Message(method, target, version, headers, length, not upgrade and parser.should_keep_alive(), upgrade)
 
 
 def _framing(plain: dict[bytes, list[bytes]], version: bytes) -> int | None:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -76,6 +77,14 @@ def run(arguments: Sequence[str | Path], cwd: Path, stdin: str = "") -> subproce
         timeout=60,
         input=stdin,
     )
+
+
+def free_port() -> int:
+    """Return a TCP port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 class Output:

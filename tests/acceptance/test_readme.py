@@ -9,20 +9,20 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import termios
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fcntl import ioctl
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.acceptance.harness import DEADLINE, ROOT, Output, poll
+from tests.acceptance.harness import DEADLINE, ROOT, Output, free_port, poll
+from tests.markdown import Block, page
+from tests.markdown import blocks as blocks_of
 
 #: Seconds for `make serve` to install itself from nothing.
 INSTALLING = 300.0
@@ -30,26 +30,15 @@ INSTALLING = 300.0
 COMMAND = 60.0
 #: Commands that are not typed into the second terminal; what stands for them is in the tests named after them.
 ELSEWHERE = ("apt-get install ", "make serve", "make test", "make check")
+#: The comment above a block that is a file of the reader's.
+FILE = re.compile(r"\w+\.(?:py|toml)")
 #: What the README shows as a refusal: the command, and its exit status.
 REFUSALS = {"curl -ik --cert badCrt.pem": 56, "mtlsd explain badCrt.pem": 1}
 
 
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: its language, its lines, and the HTML comment above it."""
-
-    language: str
-    lines: list[str]
-    note: str
-
-
 def blocks() -> list[Block]:
     """Return every fenced block of the page, in order."""
-    fence = re.compile(r"(?:<!-- ([^\n]*?) -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
-    return [
-        Block(found[2], found[3].splitlines(), found[1] or "")
-        for found in fence.finditer((ROOT / "README.md").read_text("utf-8"))
-    ]
+    return blocks_of(page("README.md"))
 
 
 def commands() -> Iterator[tuple[str, list[str] | None]]:
@@ -67,7 +56,7 @@ def commands() -> Iterator[tuple[str, list[str] | None]]:
 
 
 def follows_directly(block: Block, after: Block | None) -> bool:
-    text = (ROOT / "README.md").read_text("utf-8")
+    text = page("README.md")
     return after is not None and "\n".join(block.lines) + "\n```\n\n```text\n" + "\n".join(after.lines) in text
 
 
@@ -88,12 +77,6 @@ def pattern(lines: list[str]) -> re.Pattern[str]:
     ):
         text = re.sub(digits, lambda _, anything=anything: anything, text)  # type: ignore[misc]
     return re.compile(text)
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def plain_environment() -> dict[str, str]:
@@ -194,23 +177,27 @@ class ReadmeTests(SynchronousTestCase):
         # The README's ports may be taken here.
         ports = {
             "9443": log.wait_for(r"listening on \S+:(\d+) for ", within=INSTALLING)[1],
-            "9444": free_port(),
-            "9445": free_port(),
+            "9444": str(free_port()),
+            **{port: str(free_port()) for port in ("9445", "8000", "8001")},
         }
         terminal = Terminal(folder)
         self.addCleanup(terminal.close)
-        for name in ("mtlsd.pid", "routes.pid"):
+        daemons = ("mtlsd.pid", "routes.pid", "app.pid")
+        for name in daemons:
             self.addCleanup(self.end_daemon, folder / name)
+
+        def here(text: str) -> str:
+            return re.sub(r"\b(?:944[345]|800[01])\b", lambda found: ports[found[0]], text)
+
         for block in blocks():
-            if block.language == "toml":
-                (folder / block.note).write_text("\n".join(block.lines))
+            if FILE.fullmatch(block.note):
+                (folder / block.note).write_text(here(block.text))
 
         count = 0
         for line, shown in commands():
             if not line.startswith(ELSEWHERE):
                 count += 1
-                typed = re.sub(r"\b944[345]\b", lambda found: ports[found[0]], line)
-                self.do(terminal, typed, shown)
+                self.do(terminal, here(line), shown and [here(line) for line in shown])
         self.assertGreater(count, 12)
 
         # The server's side of the story.
@@ -219,7 +206,7 @@ class ReadmeTests(SynchronousTestCase):
             if block.note == "the server's log":
                 for line in block.lines:
                     self.assertRegex(said, pattern([line]))
-        for name in ("mtlsd.pid", "routes.pid"):
+        for name in daemons:
             poll("the daemon ends", lambda name=name: not (folder / name).exists())  # type: ignore[misc]
         self.assertIn("Server Shut Down", (folder / "mtlsd.log").read_text())
         events = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
@@ -311,7 +298,7 @@ class ElsewhereTests(SynchronousTestCase):
 
     def test_the_code_that_is_shown_compiles(self) -> None:
         """The first resource is copied from here."""
-        (block,) = [block for block in blocks() if block.language == "python"]
+        (block,) = [block for block in blocks() if block.language == "python" and not block.note]
         names: dict[str, object] = {}
         exec(compile("\n".join(block.lines), "README.md", "exec"), names)
         self.assertTrue(callable(names["identity"]))

@@ -95,11 +95,14 @@ class RoutesTests(AcceptanceTestCase):
             ("bob", "/x/../admin", 400),
             ("bob", "//admin", 400),
             ("bob", "/files/big", 200),
+            ("bob", "/files", 302),
+            ("bob", "/files/", 404),
             ("bob", "/files/..%2fmtlsd.toml", 400),
             ("bob", "/.mtlsd/hello", 200),
         ):
             self.assertEqual(self.status(name, server, path), status, (name, path))
         self.assertEqual(self.status("alice", server, "/admin", "-X", "DELETE"), 405)
+        self.assertEqual(self.status("alice", server, "/files/big", "-X", "DELETE"), 405)
         self.assertEqual(self.status("bob", server, "/files/big", "-r", "256-511"), 206)
         self.assertTrue((self.folder / "body").read_bytes().endswith(b"\r\n\r\n" + bytes(range(256))))
         server.log.wait_for(r"bob was refused GET /admin/x: route\[1\] /admin allows group:ops")
