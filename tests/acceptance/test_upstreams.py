@@ -8,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from tests.acceptance.backends import Reader, ScriptedServer, answer
+from tests.acceptance.backends import Reader, ScriptedServer, answer, free_port
 from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Server, poll
 from tests.acceptance.peers import Cut, Response, TlsClient
 
@@ -62,11 +62,11 @@ class UpstreamsTestCase(AcceptanceTestCase):
         super().setUp()
         self.alice = self.new_client("alice")
 
-    def start(self, *backends: Counting) -> Server:
+    def start(self, *backends: Counting, more: str = "") -> Server:
         for backend in backends:
             self.addCleanup(backend.server.stop)
         upstreams = ", ".join(f'"http://127.0.0.1:{backend.port}"' for backend in backends)
-        self.write(self.folder / "mtlsd.toml", (ROUTE.format(upstreams=upstreams) + PRIVATE).encode())
+        self.write(self.folder / "mtlsd.toml", (ROUTE.format(upstreams=upstreams) + PRIVATE + more).encode())
         return self.serve("--config", "mtlsd.toml")
 
     def ask(self, client: TlsClient, method: str, path: str) -> Response:
@@ -92,6 +92,20 @@ class PoolTests(UpstreamsTestCase):
                 self.assertEqual(client.ask(f"/{number}").body, b"/%d" % number)
                 self.assertTrue(lies_there.wait(DEADLINE))
                 lies_there.clear()
+        self.assertEqual(server.stop(), 0)
+        self.assert_quiet(server)
+
+    def test_after_an_upload(self) -> None:
+        """A body that had to wait for its server leaves a connection on which the next request is heard, whatever came of it."""
+        backend, nobody = Counting(), free_port()
+        server = self.start(backend, more=ROUTE.format(upstreams=f'"http://127.0.0.1:{nobody}"').replace('"/"', '"/nobody"'))
+        with TlsClient(server.port, self.alice) as client:
+            for number, size in enumerate((1, 70_000, 100_000, 300_000, 3_000_000) * 4):
+                client.send(b"POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (number, size) + bytes(size))
+                self.assertEqual(client.response().body, b"/%d" % number)
+                self.assertEqual(client.ask("/next").body, b"/next")
+            self.assertEqual(self.ask(client, "POST", "/nobody").status, 503)
+            self.assertEqual(client.ask("/next").body, b"/next")
         self.assertEqual(server.stop(), 0)
         self.assert_quiet(server)
 
