@@ -481,7 +481,7 @@ class AllowedTests(UpgradeTestCase):
             (RULES.replace("group:chat", "carol"), "route[0] /ws allows carol"),
             (RULES.replace('["alice"]', "[]"), "route[0] /ws allows group:chat"),
             (RULES.replace("upgrade = true", "upgrade = false"), "route[0] /ws has no upgrade = true"),
-            (RULES.replace("upgrade = true", 'methods = ["POST"]\nupgrade = true'), "route[0] /ws takes POST"),
+            (RULES.replace("upgrade = true", 'methods = ["POST"]'), "route[0] /ws takes POST"),
             (RULES.replace(":8000", ":8001"), "route[0] /ws leads to http://127.0.0.1:8001"),
             (RULES.replace('upstream = "http://127.0.0.1:8000"\nupgrade = true', 'static = "/"'), "leads to the files in /"),
             (RULES.replace('"/ws"', '"/wss"'), "no route has this path"),
@@ -631,6 +631,17 @@ class HandOverTests(SynchronousTestCase):
         self.client.tls.shutdown()
         self.client.pump()
         self.assertEqual((self.heard.heard, self.client.wire.closed), (["told", b"abc", "over", "lost"], "orderly"))
+
+    def test_closed_after_that(self) -> None:
+        """To close under a client that still sends is to reset the connection, and the last bytes to it are lost with it."""
+        self.gate.hand_over(self.heard)
+        self.gate.write(b"output")
+        self.gate.loseWriteConnection()
+        self.front.turns.turn()
+        self.gate.loseConnection()
+        self.assertEqual((self.client.wire.closed, self.client.wire.finished), (None, True))
+        self.client.pump()
+        self.assertEqual((self.client.received, self.client.wire.closed), (b"Hello: aliceoutput", "orderly"))
 
     def test_revoked(self) -> None:
         """At once, without a request or a byte that would ask for it."""
