@@ -6,7 +6,7 @@ import re
 from urllib.parse import unquote_to_bytes
 
 import h11
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.proxy_in_memory import OK, ProxyTestCase, Wire
@@ -91,12 +91,14 @@ class PassedOnTests(ProxyTestCase):
     @THOROUGH
     @given(
         st.sampled_from([b"", b"/private", b"/%70rivate", b"/api", b"/%61p%69", b"/other", b"/x"]),
-        PATHS.filter(lambda path: b"?" not in path),
+        # What ends a target, begins a query or another form of it is no part of a path.
+        PATHS.filter(lambda path: not re.search(rb"[\x00-\x20?]", path)),
         st.sampled_from([b"", b"?", b"?a/../b;%2F"]),
     )
     def test_any_path(self, first: bytes, rest: bytes, query: bytes) -> None:
         """The rule that decides is that of the path which the backend gets, and that path means what was asked for."""
         target = first + rest + query
+        assume(target.startswith(b"/"))
         gate, wire, got = self.through([b"GET " + target + b" HTTP/1.1\r\nHost: h\r\n\r\n"])
         if wire is None:
             self.assertRegex(gate.taken(), rb"\AHTTP/1\.1 (400|403|405|501) ")
