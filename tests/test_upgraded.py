@@ -166,8 +166,9 @@ class SwitchedTests(SynchronousTestCase):
             self.assertRaises(BadResponse, self.read, *[data[at : at + 1] for at in range(len(data))])
 
     def test_unasked(self) -> None:
-        """A backend is not the one to decide that."""
-        self.assertRaises(BadResponse, self.read, SWITCHED, protocols=())
+        """A backend is not the one to decide that, with this status or with one that is none."""
+        for data in (SWITCHED, SWITCHED.replace(b"101", b"099"), SWITCHED.replace(b"101", b"001")):
+            self.assertRaises(BadResponse, self.read, data, protocols=())
 
     def test_two_readers(self) -> None:
         """Where ours sees an upgrade and llhttp does not, the bytes behind it are whose?"""
@@ -411,6 +412,18 @@ class EndTests(UpgradeTestCase):
         self.assertFalse(wire.aborted)
         self.door.wait(4)
         self.assertTrue(wire.aborted)
+
+    def test_nothing_is_left(self) -> None:
+        """A deadline that goes on keeps both connections in memory: a thousand clients that leave are 30 MiB for a minute."""
+        for half in (False, True):
+            gate, wire = self.upgraded()
+            # As Twisted does it where the other half is closed already: at once.
+            vars(wire)["loseConnection"] = wire.lose
+            if half:
+                gate.protocol.readConnectionLost()
+            before = len(self.door.deadlines)
+            gate.lose()
+            self.assertEqual((len(self.door.deadlines), self.live()), (before - half, 0))
 
     def test_the_backend_goes(self) -> None:
         """An application that ends its WebSocket has said so in its last frame."""

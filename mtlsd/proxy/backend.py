@@ -38,7 +38,7 @@ class Waiting(Interface):
 
     def ended(self) -> None: ...
 
-    def switched(self, head: Head, behind: bytes) -> None: ...
+    def switched(self, connection: BackendConnection, head: Head, behind: bytes) -> None: ...
 
     def broken(self, why: str, *, answered: bool) -> None: ...
 
@@ -169,7 +169,7 @@ class BackendConnection(Protocol):
             waiting.interim(head)
         if parser.switched is not None:
             self._waiting = self._parser = None
-            waiting.switched(parser.switched, parser.behind)
+            waiting.switched(self, parser.switched, parser.behind)
             return
         if parser.head is not None:
             if not self._is_answered:

@@ -190,11 +190,12 @@ class Exchange:
         self.channel.unregisterProducer()
         self.channel.requestDone(self)
 
-    def switched(self, head: Head, behind: bytes) -> None:
-        """The backend has taken up the protocol that was asked for: from here on there are bytes, both ways."""
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
+    def switched(self, connection: BackendConnection, head: Head, behind: bytes) -> None:
+        """The backend has taken up the protocol that was asked for: from here on there are bytes, both ways.
+
+        Not before: to a backend that does not, the client's first bytes are a request (CVE-2025-64763 is that, in Envoy).
+        """
+        self._connection = None
         backend = self._candidates[0]
         if self.channel.is_finishing:
             connection.close()
