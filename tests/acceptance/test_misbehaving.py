@@ -22,8 +22,8 @@ CONFIG = """
 path = "/"
 allow = ["*"]
 upstream = "http://127.0.0.1:{port}"
-response_timeout = 1
-idle_timeout = 1
+response_timeout = 2
+idle_timeout = 2
 """
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -155,7 +155,7 @@ WAYS = (
         "HEAD",
     ),
     Way("keep-alive-and-closes", lambda session: session.send(answer(session.ident, b"Connection: keep-alive")), 200),
-    Way("a-drip-of-a-body", lambda session: session.send(answer(session.ident)[:-2]).drip(session.ident[-2:], 0.4), 200),
+    Way("a-drip-of-a-body", lambda session: session.send(answer(session.ident)[:-2]).drip(session.ident[-2:], 0.3), 200),
 )
 
 
