@@ -24,7 +24,7 @@ from mtlsd.cli.tables import clients_table, explanation_text
 from mtlsd.explain import Explanation, explained
 from mtlsd.policy import Reason
 from mtlsd.registry.records import Authorization, Snapshot, Tombstone
-from tests.pki import Pair, make_pair
+from tests.pki import Pair, make_pair, new_key
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 VERBS = ("authorize", "check", "clients", "explain", "init", "invite", "invites", "new", "revoke", "route", "uninvite")
@@ -82,6 +82,7 @@ class UsageTests(Base):
             ("No such option", ["clients", "--jsn"]),
             ("either NAME or --fingerprint", ["revoke"]),
             ("either NAME or --fingerprint", ["revoke", "alice", "--fingerprint", "0" * 64]),
+            ("--only goes with --fingerprint", ["revoke", "alice", "--only"]),
             ("8 to 64 hex digits", ["revoke", "--fingerprint", "0" * 7]),
             ("neither a host name nor", ["init", "--name", "a b"]),
             ("'--days'", ["init", "--days", "0"]),
@@ -301,6 +302,19 @@ class AuthorizeTests(Base):
         self.assertIn("revoked ", self.done("revoke", "alice", "--reason", "lost"))
         self.fails(1, "--again", "authorize", path, "--name", "alice")
         self.done("authorize", path, "--name", "alice", "--again")
+
+    def test_only(self) -> None:
+        """Lost: the way to keep what was renewed from a certificate that is revoked; or, without the option, its end too."""
+        old, new, newer = make_pair(), make_pair(key=new_key()), make_pair(key=new_key())
+        for pair in (old, new, newer):
+            self.done("authorize", self.file(pair), "--name", "alice", "--add")
+        (self.certs / "authorized" / "alice.toml").write_text(
+            f'[renewed]\n{new.fingerprint} = "{old.fingerprint}"\n{newer.fingerprint} = "{new.fingerprint}"\n'
+        )
+        self.done("revoke", "--fingerprint", old.fingerprint, "--only")
+        self.done("explain", self.file(new))
+        self.assertEqual(self.done("revoke", "--fingerprint", new.fingerprint).count("revoked "), 2)
+        self.assertFalse((self.certs / "authorized" / "alice.pem").exists())
 
     def test_ledger(self) -> None:
         """Lost: status 1 and a line for a change that stands but is not recorded; and who made those that are."""

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.errors import SettingsError
 from mtlsd.registry.terms import Terms, read_terms
+from mtlsd.registry.termtext import checked, with_renewal, with_retirement, without
 
 PRINT = "ab" * 32
 NOON = datetime(2026, 12, 31, 12, tzinfo=UTC)
@@ -89,3 +90,74 @@ class EndsTests(SynchronousTestCase):
         """A certificate of the year 9999, which is how one writes "no end", would break the whole scan by its grace."""
         last = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
         self.assertLessEqual(last, Terms(grace=timedelta(days=7)).ends(PRINT, last))
+
+
+class RenewedTests(SynchronousTestCase):
+    """``[renewed]``: what was renewed from what."""
+
+    def test_reads(self) -> None:
+        """Revoking a certificate would leave in what was renewed from it."""
+        new, newer = "cd" * 32, "ef" * 32
+        colons = ":".join(["CD"] * 32)
+        terms = read_terms(f'[renewed]\n"{colons}" = "{PRINT}"\n{newer} = "{new}"\n'.encode())
+        self.assertEqual(terms.renewed, {new: PRINT, newer: new})
+        self.assertEqual(terms.heirs(PRINT), {new, newer})
+        self.assertEqual(terms.heirs(new), {newer})
+        self.assertEqual(terms.heirs(newer), frozenset())
+
+    def test_ring(self) -> None:
+        """A mistake in the table would hold the command, or the server, for ever."""
+        terms = read_terms(f'[renewed]\n{"cd" * 32} = "{PRINT}"\n{PRINT} = "{"cd" * 32}"\n'.encode())
+        self.assertEqual(terms.heirs(PRINT), {"cd" * 32, PRINT})
+
+    def test_strict(self) -> None:
+        """A misspelt line would break the chain, and nobody would know."""
+        for text in (
+            'renewed = ["a"]',
+            "[renewed]\nabcd = 1",
+            f"[renewed]\n{PRINT} = 1",
+            f'[renewed]\n{PRINT} = "abcd"',
+            f'[renewed]\n{PRINT} = "{PRINT}"\n"{PRINT.upper()}" = "{PRINT}"',
+            f'[renew]\n{PRINT} = "{PRINT}"',
+        ):
+            self.assertRaises(SettingsError, read_terms, text.encode())
+
+
+class TermTextTests(SynchronousTestCase):
+    """The operator's text stays as it is."""
+
+    NEW = "cd" * 32
+
+    def test_into_nothing(self) -> None:
+        """A client without terms could not be told of."""
+        self.assertEqual(with_renewal(b"", self.NEW, PRINT), f'[renewed]\n{self.NEW} = "{PRINT}"\n'.encode())
+        self.assertEqual(read_terms(with_retirement(b"", PRINT, NOON)).retire, {PRINT: NOON})
+
+    def test_keeps_every_byte(self) -> None:
+        """The operator's comments, order or line ends would be lost."""
+        before = (
+            b'# mine\r\ngroups = [\n  "ops",  # why\n]\n\n [retire] # soon\r\n' + b"ef" * 32 + b" = 2027-01-01T00:00:00+01:00"
+        )
+        self.assertTrue(with_renewal(before, self.NEW, PRINT).startswith(before))
+        text = with_retirement(with_renewal(before, self.NEW, PRINT), PRINT, NOON)
+        head, table, rest = text.partition(b"[retire] # soon\r\n")
+        self.assertEqual(head + table, before[: before.index(table) + len(table)])
+        self.assertEqual(rest.splitlines()[0], f"{PRINT} = 2026-12-31T12:00:00Z".encode())
+        terms = read_terms(text)
+        self.assertEqual((terms.groups, dict(terms.renewed), len(terms.retire)), (("ops",), {self.NEW: PRINT}, 2))
+
+    def test_takes_out_its_own(self) -> None:
+        """The file would grow for ever, or a line that the operator wrote would go."""
+        text = with_retirement(with_renewal(b"", self.NEW, PRINT), PRINT, NOON)
+        mine = f'[renewed]\n"{self.NEW}" = "{PRINT}"\n'.encode()
+        both = {self.NEW, PRINT}
+        self.assertEqual(without(text, both, both), (b"[renewed]\n\n[retire]\n", {self.NEW}, {PRINT}))
+        self.assertEqual(without(text, {PRINT}, {self.NEW}), (text, set(), set()))
+        self.assertEqual(without(mine, both, both), (mine, set(), set()))
+
+    def test_forms_that_cannot_be_changed(self) -> None:
+        """A line would go into a text, or beside a table, where it says nothing or breaks the file."""
+        wanted = Terms(renewed={self.NEW: PRINT})
+        self.assertEqual(checked(with_renewal(b"", self.NEW, PRINT), wanted), with_renewal(b"", self.NEW, PRINT))
+        for text in (b"renewed = {}", b'groups = ["""\n[renewed]\n"""]', b'[renewed]\n"' + PRINT.encode()):
+            self.assertRaises(SettingsError, checked, with_renewal(text, self.NEW, PRINT), wanted)

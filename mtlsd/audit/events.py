@@ -35,6 +35,10 @@ class Kind(StrEnum):
     UNINVITED = "uninvited"
     #: Somebody who was invited has joined: its certificate is authorized.
     JOINED = "joined"
+    #: A client has renewed its certificate: another one is authorized under its name.
+    RENEWED = "renewed"
+    #: The end of a certificate that was renewed has been set.
+    RETIRED = "retired"
 
 
 class Event(NamedTuple):

@@ -197,20 +197,23 @@ def clients(expiring: timedelta | None, as_json: bool, certs: Path) -> int:
     callback=_checked(lambda text: parse_fingerprint(text, LOOKUP_DIGITS)),
     help="Revoke one certificate: 8 digits or more of its fingerprint; all 64 also revoke one that nobody holds yet.",
 )
+@click.option("--only", is_flag=True, help="With --fingerprint: not what was renewed from it.")
 @click.option("--reason", metavar="TEXT", help="Why; kept in the tombstone and the ledger.")
 @_certs
 @click.pass_context
-def revoke(context: click.Context, name: str | None, fingerprint: str | None, reason: str | None, certs: Path) -> int:
-    """Shut a client out, now and for good: all its certificates, or one.
+def revoke(context: click.Context, name: str | None, fingerprint: str | None, only: bool, reason: str | None, certs: Path) -> int:
+    """Shut a client out, now and for good: all its certificates, or one and what was renewed from it.
 
     Its live connections are cut, and a tombstone wins over whatever authorizes it later.
     """
     if (name is None) == (fingerprint is None):
         context.fail("give either NAME or --fingerprint F")
+    if only and name is not None:
+        context.fail("--only goes with --fingerprint: NAME is all its certificates")
     store = _store(certs)
     if name is not None:
         return _report("revoked", store.revoke(name, reason))
-    return _report("revoked", store.revoke_fingerprint(fingerprint or "", reason))
+    return _report("revoked", store.revoke_fingerprint(fingerprint or "", reason, only=only))
 
 
 @mtlsd.command(short_help="Would this certificate get in?  If not, why?", epilog="Example: mtlsd explain clientCrt.pem")

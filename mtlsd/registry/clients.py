@@ -109,7 +109,9 @@ def stepped(
     elif terms is not toml.content:
         # New certificates wait for the terms under which they come: their retirement may be among them.
         certificates = {fingerprint: kept for fingerprint, kept in certificates.items() if fingerprint in old}
-    claims = tuple(_claim(name, file, certificate, terms, old) for certificate in certificates.values()) if terms else ()
+    claims = (
+        tuple(_claim(name, file, certificate, terms, old, certificates) for certificate in certificates.values()) if terms else ()
+    )
     if before and claims == before.claims:
         claims = before.claims
     return Client(pem, toml, claims, going, terms, terms_since, problems)
@@ -149,9 +151,18 @@ def _certificates(
     return certificates, going or _NONE_GOING
 
 
-def _claim(name: str, file: str, certificate: Certificate, terms: Terms, old: Mapping[str, Authorization]) -> Authorization:
+def _claim(
+    name: str,
+    file: str,
+    certificate: Certificate,
+    terms: Terms,
+    old: Mapping[str, Authorization],
+    held: Container[str],
+) -> Authorization:
     ends = terms.ends(certificate.fingerprint, certificate.not_after)
-    claim = Authorization(name, certificate, ends, terms.groups, file)
+    before = terms.renewed.get(certificate.fingerprint)
+    retires = before if before is not None and before in held and before not in terms.retire else None
+    claim = Authorization(name, certificate, ends, terms.groups, file, retires)
     known = old.get(certificate.fingerprint)
     return known if known is not None and known == claim else claim
 

@@ -20,7 +20,9 @@ class Authorization:
     """One certificate, authorized under the name of a client.
 
     ``ends`` is when it stops (aware, UTC): the certificate's own end, later by the operator's ``grace``, or
-    earlier by a ``[retire]`` time.  ``file`` is where the authorization stands, for messages.
+    earlier by a ``[retire]`` time.  ``file`` is where the authorization stands, for messages.  ``retires`` is the fingerprint
+    of the certificate that is to end once this one has been used, for it was renewed by it; ``None`` where there is none,
+    or its end is set already.
     """
 
     client: str
@@ -28,6 +30,7 @@ class Authorization:
     ends: datetime
     groups: tuple[str, ...] = ()
     file: str = ""
+    retires: str | None = None
 
     def on_grace(self, now: datetime) -> bool:
         """Tell whether the certificate has ended, and its client is let in by the operator's ``grace`` alone."""

@@ -7,6 +7,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -144,6 +145,21 @@ class Room:
             f"{path} is in force for {name}" + (f", with its groups: {', '.join(terms.groups)}" if terms.groups else "")
         ]
 
+    def knows_terms(self, name: str) -> bool:
+        """Tell whether the terms of a client can be read (or there are none)."""
+        client = self.seen.clients.get(name)
+        return client is None or client.toml.content is not None
+
+    def heirs(self, digits: str) -> dict[str, dict[str, frozenset[str]]]:
+        """Return, for each certificate that begins with *digits* and was renewed: by client, what was renewed from it."""
+        found: dict[str, dict[str, frozenset[str]]] = {}
+        for name, client in self.seen.clients.items():
+            terms = client.toml.content or Terms()
+            for old in set(terms.renewed.values()):
+                if old.startswith(digits):
+                    found.setdefault(old, {})[name] = terms.heirs(old)
+        return found
+
     def text_with(self, name: str, ders: list[bytes], add: bool) -> bytes:
         """Return the text of the client's file with *ders* in it."""
         if not self.authorized.has(f"{name}.pem"):
@@ -161,12 +177,16 @@ class Room:
         return text
 
     def raw(self, name: str) -> bytes:
-        """Return what stands in the file of a client, trusted or not; nothing where a link leads out or it is no file."""
+        """Return what stands in the file of a client: see :meth:`content`."""
+        return self.content(f"{name}.pem")
+
+    def content(self, name: str) -> bytes:
+        """Return what stands in a file of ``authorized/``, trusted or not; nothing where a link leads out or it is no file."""
         with suppress(Unsafe, OSError):
-            return read_file(self.authorized.descriptor, f"{name}.pem", server_uid=self.seen.server_uid, wall=time.time).data
+            return read_file(self.authorized.descriptor, name, server_uid=self.seen.server_uid, wall=time.time).data
         with suppress(OSError):
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            with os.fdopen(os.open(f"{name}.pem", flags, dir_fd=self.authorized.descriptor), "rb") as file:
+            with os.fdopen(os.open(name, flags, dir_fd=self.authorized.descriptor), "rb") as file:
                 if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     return file.read(MOST_BYTES)
         return b""
@@ -175,7 +195,7 @@ class Room:
         """Make a file in ``authorized/``, or put *text* in its place."""
         staged = steps.stage(self.authorized, text, _PUBLIC)
         if self.authorized.has(file):
-            steps.replace(self.authorized, staged, file, steps.stage(self.authorized, self.raw(file[:-4]), _PUBLIC))
+            steps.replace(self.authorized, staged, file, steps.stage(self.authorized, self.content(file), _PUBLIC))
         else:
             steps.place(self.authorized, staged, file)
 
@@ -232,14 +252,15 @@ class Room:
             return [f"{self.shown(name)}: cannot be removed: {error.strerror}; its tombstones keep it out: remove it by hand"]
         return []
 
-    def cut(self, name: str, fingerprint: str) -> list[str]:
-        """Remove one certificate of a client, and the client's files with its last.  Tells what goes wrong."""
-        if self.clients_content(name) == {fingerprint}:
+    def cut(self, name: str, gone: AbstractSet[str]) -> list[str]:
+        """Remove certificates of a client, and the client's files with the last.  Tells what goes wrong."""
+        if self.clients_content(name) <= gone:
             return self.removed(name)
-        data = self.raw(name)
-        der = next((der for der in salvaged(data)[0] if Certificate.from_der(der).fingerprint == fingerprint), b"")
+        text = self.raw(name)
+        ders = [der for der in salvaged(text)[0] if Certificate.from_der(der).fingerprint in gone]
         try:
-            text = without_block(data, der)
+            for der in ders:
+                text = without_block(text, der)
             with Transaction() as steps:
                 self.write(steps, f"{name}.pem", text)
         except (CertificateError, OSError) as error:

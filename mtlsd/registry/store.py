@@ -101,8 +101,9 @@ class Store:
             # All of them, also where a tombstone was there: the command that made it may have been killed before this.
             return room.recorded(Kind.REVOKED_CLIENT, name, burials, notes, problems, reason, always=True)
 
-    def revoke_fingerprint(self, digits: str, reason: str | None = None) -> Change:
-        """Revoke one certificate: by its fingerprint, or by 8 digits or more of it that fit no other.
+    def revoke_fingerprint(self, digits: str, reason: str | None = None, *, only: bool = False) -> Change:
+        """Revoke one certificate, and (unless *only*) what was renewed from it: by its fingerprint, or by 8 digits or more of
+        it that fit no other.
 
         All 64 digits revoke a certificate that nobody holds yet.  Raises :exc:`ValueError` for what is no fingerprint.
         """
@@ -113,23 +114,43 @@ class Store:
                 for fingerprint in room.clients_content(client):
                     if fingerprint.startswith(digits):
                         holders.setdefault(fingerprint, []).append(client)
+            # One that has ended may have been taken out of its client's file, where what was renewed from it still stands.
+            heirs = {} if only else room.heirs(digits)
             dead = [fingerprint for fingerprint in room.seen.snapshot.tombstones if fingerprint.startswith(digits)]
-            fitting = sorted(holders.keys() | set(dead))
+            fitting = sorted(holders.keys() | heirs.keys() | set(dead))
             if len(fitting) > 1:
                 some = ", ".join(one[:GRANT_DIGITS] for one in fitting[:3]) + (", …" if len(fitting) > 3 else "")
                 raise Refused(f"{digits} fits {len(fitting)} certificates ({some}): give more of its digits")
             if not fitting and len(digits) < FINGERPRINT_DIGITS:
                 raise NotFound(f"no certificate begins with {digits}: to revoke one that nobody holds, give all 64 digits")
             fingerprint = fitting[0] if fitting else digits
-            names = sorted(holders.get(fingerprint, ()))
+            gone = {fingerprint}
+            names = set(holders.get(fingerprint, ()))
+            for name, others in heirs.get(fingerprint, {}).items():
+                if others - room.seen.snapshot.tombstones.keys() or others & room.clients_content(name):
+                    gone |= others
+                    names.add(name)
             if dead and not names:
                 return Change(None, (), (f"certificate {fingerprint[:GRANT_DIGITS]} is revoked already",))
-            held = (one for name in names for one in room.holdings(name)[0] if one.fingerprint == fingerprint)
-            burials = [next(held, Burial(fingerprint))]
-            room.buried(burials, names[0] if names else None, reason)
-            problems = [problem for name in names for problem in room.cut(name, fingerprint)]
-            notes = [] if names else [f"nobody held {fingerprint[:GRANT_DIGITS]}: it will not get in"]
-            return room.recorded(Kind.REVOKED_CLIENT, names[0] if names else None, burials, notes, problems, reason)
+            return self._shut_out(room, fingerprint, gone, sorted(names), reason, only)
+
+    def _shut_out(self, room: Room, first: str, gone: set[str], names: list[str], reason: str | None, only: bool) -> Change:
+        """Revoke *first*, and with it the others that are *gone*, which stand in the files of *names*."""
+        held = {one.fingerprint: one for name in names for one in room.holdings(name)[0] if one.fingerprint in gone}
+        burials = [held.get(one, Burial(one)) for one in (first, *sorted(gone - {first}))]
+        room.buried(burials, names[0] if names else None, reason)
+        # What says so goes last: a kill before it leaves what the same command, given again, finishes.
+        problems = [problem for name in names for problem in room.cut(name, gone)]
+        if not only:
+            problems += [
+                f"{room.shown(name)}: its terms cannot be read, so what was renewed from {first[:GRANT_DIGITS]} is not known: "
+                f"mtlsd revoke {name} shuts out all"
+                for name in names
+                if not room.knows_terms(name)
+            ]
+        notes = [] if names else [f"nobody held {first[:GRANT_DIGITS]}: it will not get in"]
+        notes += [f"certificate {one[:GRANT_DIGITS]} goes too: it was renewed from it" for one in sorted(gone - {first})]
+        return room.recorded(Kind.REVOKED_CLIENT, names[0] if names else None, burials, notes, problems, reason)
 
     def _check(self, room: Room, leaf: Certificate, der: bytes, name: str, terms: Terms, again: bool) -> list[str]:
         """Refuse a certificate that must not be authorized; return what the operator should know of one that may."""
