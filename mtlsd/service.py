@@ -19,6 +19,7 @@ from mtlsd.audit.events import endpoint
 from mtlsd.audit.sinks import LineFile
 from mtlsd.configwatch import ConfigWatcher
 from mtlsd.enrol.join import Joins
+from mtlsd.enrol.renewal import Successions
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.tls.context import ConnectionCreator
@@ -85,6 +86,7 @@ class FrontDoor(Service):
         pair: PairWatcher,
         config: ConfigWatcher | None,
         joins: Joins | None,
+        successions: Successions | None,
         heartbeat: Heartbeat,
         files: Sequence[LineFile],
         drain_timeout: float,
@@ -101,6 +103,7 @@ class FrontDoor(Service):
         self._pair = pair
         self._config = config
         self._joins = joins
+        self._successions = successions
         self._heartbeat = heartbeat
         self._files = files
         self._drain_timeout = drain_timeout
@@ -129,6 +132,8 @@ class FrontDoor(Service):
             self._heartbeat.add(self._config.beat)
         if self._joins is not None:
             self._joins.start()
+        if self._successions is not None:
+            self._successions.start()
         self._registry.start()
         self._heartbeat.start()
         self._reactor.callWhenRunning(self._ready)

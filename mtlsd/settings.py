@@ -37,7 +37,7 @@ def _setting(
 class Settings:
     """The settings of one service, checked.
 
-    Times are seconds (but for ``expiry_warning``, which nobody counts in them), sizes are bytes, 0 connections means no
+    Times are seconds (but for ``expiry_warning`` and ``renew_longest``, which nobody counts in them), sizes are bytes, 0 connections means no
     limit.
     """
 
@@ -69,6 +69,11 @@ class Settings:
     max_body: int = _setting(0, "Bytes of a request's body; 0: no limit.", least=0)
     tickets: bool = _setting(True, "TLS session tickets (for 5 minutes), on or off.")
     enrol: bool = _setting(False, "Let in who holds an invite (mtlsd join), on or off.")
+    renew: bool = _setting(False, "Let clients renew their certificates by themselves (mtlsd renew), on or off.")
+    renew_longest: int = _setting(400, "Days that a renewed certificate may be good, from now.", least=1, most=36_500)
+    renew_grace: int = _setting(
+        3600, "Seconds that an old certificate stays good after the first use of its renewal.", least=0, most=31_536_000
+    )
     public: str = _setting("", "HOST:PORT by which clients reach the server, for invites; default: none.", check=read_endpoint)
     tls_min: str = _setting("1.2", "Oldest TLS version, 1.2 or 1.3.", choices=("1.2", "1.3"))
 

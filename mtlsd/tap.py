@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from mtlsd.enrol.attempts import Attempts
 from mtlsd.enrol.invites import Invites
 from mtlsd.enrol.join import Joins
 from mtlsd.enrol.openings import Openings
+from mtlsd.enrol.renewal import Successions
 from mtlsd.errors import MtlsdError
 from mtlsd.expirywatch import ExpiryWatch
 from mtlsd.heartbeat import Heartbeat
@@ -33,6 +34,7 @@ from mtlsd.identity import hush_the_parser
 from mtlsd.listen import bind
 from mtlsd.proxy.backend import Backends
 from mtlsd.registry.directory import DirectoryRegistry
+from mtlsd.registry.renewals import Renewals
 from mtlsd.service import EarlyHangup, FrontDoor, in_daemon_thread, raise_descriptor_limit
 from mtlsd.settings import Settings
 from mtlsd.tls.context import AuthorizedClients, ConnectionCreator, make_context, make_options, select_with_join
@@ -40,6 +42,7 @@ from mtlsd.tls.door import Door
 from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.pair import PairWatcher, ServerPair, load_pair
 from mtlsd.web.accesslog import AccessLog
+from mtlsd.web.renewal import Renew
 from mtlsd.web.router import Resources, Router
 from mtlsd.web.site import Site, make_root
 
@@ -131,7 +134,9 @@ def _wire(
         files.append(access_file)
 
     deadlines = Deadlines(seconds)
-    own = make_root() if root is None else root
+    sink = Fanout(sinks)
+    successions = _successions(settings, registry, sink, reactor, seconds)
+    own = make_root(renew=Renew(successions) if settings.renew else None) if root is None else root
     site = Site(
         own,
         settings=settings,
@@ -164,7 +169,7 @@ def _wire(
     door = Door(
         settings=settings,
         registry=registry,
-        sink=Fanout(sinks),
+        sink=sink,
         deadlines=deadlines,
         site=site,
         now=_now,
@@ -181,6 +186,8 @@ def _wire(
     clients = AuthorizedClients(registry)
     joins = _joins(settings, registry, door.sink, reactor, seconds) if settings.enrol else None
     door.join = joins
+    # Also where renewing has been turned off since: an overlap has its end.
+    door.used = successions.used
     select = None if joins is None else select_with_join(joins.is_open)
     creator = ConnectionCreator(make_context(_options_for(pair, clients, settings), clients, select))
 
@@ -189,10 +196,6 @@ def _wire(
 
     if pair.facts.not_after < _now():
         log.error("{path}: the server's certificate ended on {end}", path=settings.cert_path, end=pair.facts.not_after)
-
-    heartbeat = Heartbeat(reactor, seconds)
-    if settings.expiry_warning:
-        heartbeat.add(ExpiryWatch(registry.snapshot, _now, seconds, settings.expiry_warning).beat)
 
     return FrontDoor(
         reactor=reactor,
@@ -209,11 +212,19 @@ def _wire(
         pair=PairWatcher(settings.key_path, settings.cert_path, use, seconds),
         config=watcher,
         joins=joins,
-        heartbeat=heartbeat,
+        successions=successions if settings.renew else None,
+        heartbeat=_heartbeat(settings, registry, reactor, seconds),
         files=files,
         drain_timeout=settings.drain_timeout,
         early=early,
     )
+
+
+def _heartbeat(settings: Settings, registry: DirectoryRegistry, reactor: Any, seconds: Callable[[], float]) -> Heartbeat:
+    heartbeat = Heartbeat(reactor, seconds)
+    if settings.expiry_warning:
+        heartbeat.add(ExpiryWatch(registry.snapshot, _now, seconds, settings.expiry_warning).beat)
+    return heartbeat
 
 
 def _joins(
@@ -227,6 +238,23 @@ def _joins(
         sink=sink,
         in_thread=lambda work: in_daemon_thread(reactor, work),
         look=registry.look,
+    )
+
+
+def _successions(
+    settings: Settings, registry: DirectoryRegistry, sink: IAuditSink, reactor: Any, seconds: Callable[[], float]
+) -> Successions:
+    return Successions(
+        settings.certs,
+        renewals=Renewals(settings.certs, _now, "mtlsd", look=registry.glance),
+        registry=registry,
+        sink=sink,
+        in_thread=lambda work: in_daemon_thread(reactor, work),
+        look=registry.look,
+        now=_now,
+        seconds=seconds,
+        longest=timedelta(days=settings.renew_longest),
+        grace=timedelta(seconds=settings.renew_grace),
     )
 
 

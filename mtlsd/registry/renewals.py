@@ -44,7 +44,9 @@ class Why(StrEnum):
     """Why a renewal was refused."""
 
     NOT_AUTHORIZED = "not-authorized"
+    NOT_PROVEN = "not-proven"
     TOO_MANY = "too-many"
+    TOO_OFTEN = "too-often"
     TOO_LONG = "too-long"
     SAME_KEY = "same-key"
     UNFIT = "unfit"

@@ -15,6 +15,7 @@ from mtlsd.audit.sinks import IAuditSink
 from mtlsd.deadlines import Deadlines
 from mtlsd.policy import Reason
 from mtlsd.registry.interfaces import IRegistry
+from mtlsd.registry.records import Authorization
 from mtlsd.settings import Settings
 from mtlsd.tls.budget import HandshakeBudget, address_group
 from mtlsd.tls.gate import Address, Gate
@@ -53,6 +54,8 @@ class Door(Factory[Gate]):
         self.site = site
         #: Makes the protocol of whoever asks to join; ``None``: nobody may ask.
         self.join: IProtocolFactory | None = None
+        #: Hears of each client that comes in with a certificate which is to end the time of another.
+        self.used: Callable[[Authorization], None] | None = None
         self.now = now
         self.live = LiveConnections()
         self.log = Logger()

@@ -188,6 +188,11 @@ class Gate(Protocol):
             self._der = crypto.dump_certificate(crypto.FILETYPE_ASN1, shown)
         return self._der
 
+    def exporter(self, label: str, length: int) -> bytes:
+        """Return so many bytes that only the two ends of this connection know, for *label*."""
+        found: bytes = self.transport.getHandle().export_keying_material(label.encode("ascii"), length)
+        return found
+
     def hand_over(self, above: IProtocol) -> None:
         """Let *above* serve the client from here on, instead of whoever has until now."""
         if IHalfCloseableProtocol.providedBy(above):
@@ -306,6 +311,8 @@ class Gate(Protocol):
             return
         self.write = self.transport.write
         self._serve(above)
+        if authorization.retires is not None and self._door.used is not None:
+            self._door.used(authorization)
 
     def _serve(self, above: IProtocol) -> None:
         self._above = above

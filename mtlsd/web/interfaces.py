@@ -27,6 +27,9 @@ class IAuthenticatedTransport(ITransport):
     def certificate() -> bytes:
         """Return the client's certificate, DER: for whoever is told of it, never for a decision."""
 
+    def exporter(label: str, length: int) -> bytes:
+        """Return so many bytes that only the two ends of this connection know (RFC 8446 7.5), for *label*, without a context."""
+
     def hand_over(above: IProtocol) -> None:
         """Let *above* serve the client from here on, instead of whoever has until now.
 

@@ -17,6 +17,7 @@ from twisted.web.resource import IResource, Resource
 
 from mtlsd.audit.events import rfc3339, tls_as_dict
 from mtlsd.deadlines import Deadlines
+from mtlsd.routing.rules import RESERVED
 from mtlsd.settings import Settings
 from mtlsd.web.accesslog import AccessLog
 from mtlsd.web.channel import Channel
@@ -27,6 +28,8 @@ from mtlsd.web.request import Request, identity
 
 if TYPE_CHECKING:
     from mtlsd.web.router import Router
+
+_OWN = RESERVED.removeprefix("/").encode()
 
 
 class Site(server.Site):
@@ -121,6 +124,22 @@ class Missing(Resource):
         return server.NOT_DONE_YET
 
 
+class Own(Branch):
+    """mtlsd's own tree: at ``/``, or below ``/.mtlsd`` where there are routes.  What programs ask for is there in both cases."""
+
+    def __init__(self, renew: IResource | None) -> None:
+        super().__init__()
+        self._below = Branch()
+        if renew is not None:
+            self._below.putChild(b"renew", renew)
+
+    def getChild(self, path: bytes, request: IRequest) -> IResource:
+        here = cast(Request, request)
+        if here.prepath == [_OWN]:
+            return self._below if here.postpath else Missing()
+        return self._below.getChildWithDefault(path, request) if here.prepath == [_OWN, path] else Missing()
+
+
 class Home(Branch):
     """Who the browser's user is to this server, as a page."""
 
@@ -165,9 +184,12 @@ class WhoAmI(Branch):
         return json.dumps(facts, indent=2).encode() + b"\n"
 
 
-def make_root(now: Callable[[], datetime] | None = None) -> IResource:
-    """Return the tree: ``/``, ``/hello`` and ``/whoami``.  *now* returns the wall-clock time, aware, for the page."""
-    root = Branch()
+def make_root(now: Callable[[], datetime] | None = None, renew: IResource | None = None) -> IResource:
+    """Return the tree: ``/``, ``/hello`` and ``/whoami``; and *renew*, where it is given, at ``/.mtlsd/renew``.
+
+    *now* returns the wall-clock time, aware, for the page.
+    """
+    root = Own(renew)
     root.putChild(b"", Home(HomePage(now or _now)))
     root.putChild(b"hello", Hello())
     root.putChild(b"whoami", WhoAmI())
