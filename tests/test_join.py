@@ -18,8 +18,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from mtlsd.enrol.attempts import Attempts
+from mtlsd.enrol.exchange import LONGEST, request_with, secret_in
 from mtlsd.enrol.invites import Invited, Invites, Joined
-from mtlsd.enrol.join import LONGEST, Joins, request_with, secret_in
+from mtlsd.enrol.join import Joins
 from mtlsd.enrol.openings import Openings
 from mtlsd.policy import Denied, Reason
 from mtlsd.protocols import HTTP, JOIN

@@ -16,6 +16,7 @@ from mtlsd import __version__
 from mtlsd.applications import missing
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
 from mtlsd.cli.invitations import invite, invites, uninvite
+from mtlsd.cli.joining import join
 from mtlsd.cli.shared import as_json as _json
 from mtlsd.cli.shared import certs as _certs
 from mtlsd.cli.shared import checked as _checked
@@ -356,5 +357,5 @@ def _own_hosts() -> list[str]:
     return list(dict.fromkeys([*hosts, *_LOOPBACK]))
 
 
-for _verb in (invite, invites, uninvite):
+for _verb in (invite, invites, join, uninvite):
     mtlsd.add_command(_verb)

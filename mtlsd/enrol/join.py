@@ -6,9 +6,6 @@ the secret of an invite, and gets one.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +19,7 @@ from twisted.python.failure import Failure
 
 from mtlsd.audit.sinks import IAuditSink
 from mtlsd.enrol.attempts import Attempts
-from mtlsd.enrol.invitation import SECRET
+from mtlsd.enrol.exchange import FAILED, LATER, LONGEST, REFUSED, error_line, secret_in, welcome_line
 from mtlsd.enrol.invite import INVITES
 from mtlsd.enrol.invites import Arrival, Invites, Joined, NotInvited
 from mtlsd.enrol.openings import Openings
@@ -31,35 +28,10 @@ from mtlsd.policy import Reason
 from mtlsd.registry.listing import AUTHORIZED
 from mtlsd.text import printable
 
-#: Bytes of the one line that is read.
-LONGEST = 512
-#: What is said to whoever may not join: one answer, whether the invite is wrong, used or has expired.
-REFUSED = "refused"
-#: … to an address that has failed too often,
-LATER = "later"
-#: … and where it is our fault, and the invite as good as before.
-FAILED = "failed"
-
 #: Runs something that may block off the reactor's thread.
 InThread: TypeAlias = Callable[[Callable[[], Joined]], Deferred[Joined]]
 #: Fires when what these files of ``authorized/`` say is in force.
 Look: TypeAlias = Callable[[frozenset[str]], Deferred[None]]
-
-
-def secret_in(line: bytes) -> bytes | None:
-    """Return the secret in what a peer has sent, without its line end; ``None`` for anything that is not exactly that."""
-    try:
-        told = json.loads(line)
-        text = told["secret"] if isinstance(told, dict) and told.keys() == {"secret"} else None
-        secret = base64.b32decode(text.upper() + "=" * (-len(text) % 8)) if isinstance(text, str) else b""
-    except (ValueError, RecursionError, binascii.Error):
-        return None
-    return secret if len(secret) == SECRET else None
-
-
-def request_with(secret: bytes) -> bytes:
-    """Return the line that asks to join."""
-    return json.dumps({"secret": base64.b32encode(secret).decode("ascii").rstrip("=").lower()}).encode("ascii") + b"\n"
 
 
 class Joins(Factory["JoinProtocol"]):
@@ -163,7 +135,7 @@ class JoinProtocol(Protocol):
 
     def _welcome(self, joined: Joined) -> None:
         self.transport.joined(joined.invite.name)
-        self._answer({"client": joined.invite.name, "groups": list(joined.groups), "fingerprint": joined.event.fingerprint})
+        self._answer(welcome_line(joined.invite.name, joined.groups, joined.event.fingerprint))
 
     def _turn_away(self, failure: Failure) -> None:
         if failure.check(NotInvited):
@@ -183,8 +155,8 @@ class JoinProtocol(Protocol):
     def _refuse(self, reason: Reason, detail: str, answer: str) -> None:
         self._done = True
         self.transport.refused(reason, detail)
-        self._answer({"error": answer})
+        self._answer(error_line(answer))
 
-    def _answer(self, answer: dict[str, object]) -> None:
-        self.transport.write(json.dumps(answer, ensure_ascii=True).encode("ascii") + b"\n")
+    def _answer(self, answer: bytes) -> None:
+        self.transport.write(answer)
         self.transport.loseConnection()
