@@ -17,13 +17,13 @@ from pathlib import Path
 from mtlsd.client import Pair
 from mtlsd.errors import CertificateError, FolderError
 from mtlsd.identity import Certificate, fingerprint_of
-from mtlsd.keys import NewPair
+from mtlsd.keys import NewPair, read_endpoint
 from mtlsd.registry.atomic import TEMPORARY, Folder, System, Transaction
 from mtlsd.registry.blocks import pem_of
 from mtlsd.registry.pem import certificates_in
 from mtlsd.text import printable
 
-KEY, CERTIFICATE, SERVER, CURL = "key.pem", "cert.pem", "server.pem", "curl"
+KEY, CERTIFICATE, SERVER, CURL, ENDPOINT = "key.pem", "cert.pem", "server.pem", "curl", "endpoint"
 _LARGEST = 1 << 20
 
 
@@ -33,6 +33,10 @@ def usual_folder(host: str, environ: Mapping[str, str], home: Path) -> Path:
     # Relative ones are to be ignored, says the specification.
     base = given if given.is_absolute() else home / ".config"
     return base / "mtlsd" / host
+
+
+class _TakenError(OSError):
+    """There is something of this name already."""
 
 
 class ClientFolder:
@@ -93,34 +97,35 @@ class ClientFolder:
 
     def put_pair(self, pair: NewPair) -> None:
         """Make the folder, mode 0700, with the pair in it.  On the disk when this returns."""
-        parent, aside = self.path.parent, TEMPORARY + os.urandom(8).hex()
-        system = self._system
+        parent = self.path.parent
         try:
             os.makedirs(parent, 0o700, exist_ok=True)
-            inside = Folder(str(parent), system)
+            inside = Folder(str(parent), self._system)
             try:
-                with Transaction() as around:
-                    around.make_folder(inside, aside, 0o700)
-                    made = Folder(aside, system, inside)
-                    try:
-                        with Transaction() as steps:
-                            for name, data, mode in ((KEY, pair.key_pem, 0o600), (CERTIFICATE, pair.certificate_pem, 0o644)):
-                                steps.place(made, steps.stage(made, data, mode), name)
-                        self._name(aside, inside)
-                        inside.sync()
-                    finally:
-                        made.close()
-            except BaseException:
-                shutil.rmtree(parent / aside, ignore_errors=True)
-                raise
+                put_pair(inside, parent, self.path.name, pair.key_pem, pair.certificate_pem)
             finally:
                 inside.close()
+        except _TakenError as error:
+            raise FolderError(printable(f"{self.path} is there already: give another folder with --dir")) from error
         except OSError as error:
             raise FolderError(printable(f"{self.path}: cannot be written: {error.strerror}")) from error
 
     def put_server(self, der: bytes) -> None:
         """Keep the certificate of the server.  One that is there has to be the same."""
         self._put(SERVER, pem_of(der), 0o644)
+
+    def put_endpoint(self, endpoint: str) -> None:
+        """Keep where the server is: ``HOST:PORT``."""
+        self._put(ENDPOINT, endpoint.encode("ascii") + b"\n", 0o644)
+
+    def endpoint(self) -> tuple[str, int] | None:
+        """Return host and port of the server, or ``None`` where that is not known."""
+        try:
+            return read_endpoint(_read(self.path / ENDPOINT).decode("ascii"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise FolderError(printable(f"{self.path / ENDPOINT}: {error}")) from error
 
     def put_curl(self) -> None:
         """Write the configuration for ``curl --config``."""
@@ -134,15 +139,6 @@ class ClientFolder:
                 path.unlink()
         with suppress(OSError):
             self.path.rmdir()
-
-    def _name(self, aside: str, inside: Folder) -> None:
-        try:
-            # Over an empty folder this goes, over any other not.
-            self._system.rename(aside, self.path.name, inside.descriptor)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise FolderError(printable(f"{self.path} is there already: give another folder with --dir")) from error
-            raise
 
     def _put(self, name: str, data: bytes, mode: int) -> None:
         path = self.path / name
@@ -159,6 +155,35 @@ class ClientFolder:
                 folder.close()
         except OSError as error:
             raise FolderError(printable(f"{path}: cannot be written: {error.strerror}")) from error
+
+
+def put_pair(inside: Folder, parent: Path, name: str, key_pem: bytes, certificate_pem: bytes) -> None:
+    """Make a folder *name*, mode 0700, with a pair in it, in the open folder *inside*, which is *parent*; whole or not at all.
+
+    On the disk when this returns.  Raises :exc:`OSError`.
+    """
+    system, aside = inside.system, TEMPORARY + os.urandom(8).hex()
+    try:
+        with Transaction() as around:
+            around.make_folder(inside, aside, 0o700)
+            made = Folder(aside, system, inside)
+            try:
+                with Transaction() as steps:
+                    for file, data, mode in ((KEY, key_pem, 0o600), (CERTIFICATE, certificate_pem, 0o644)):
+                        steps.place(made, steps.stage(made, data, mode), file)
+                try:
+                    # Over an empty folder this goes, over any other not.
+                    system.rename(aside, name, inside.descriptor)
+                except OSError as error:
+                    if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                        raise _TakenError(*error.args) from error
+                    raise
+                inside.sync()
+            finally:
+                made.close()
+    except BaseException:
+        shutil.rmtree(parent / aside, ignore_errors=True)
+        raise
 
 
 def _curl_options(folder: ClientFolder) -> tuple[tuple[str, Path], ...]:

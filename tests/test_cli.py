@@ -27,7 +27,21 @@ from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from tests.pki import Pair, make_pair, new_key
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-VERBS = ("authorize", "check", "clients", "explain", "init", "invite", "invites", "join", "new", "revoke", "route", "uninvite")
+VERBS = (
+    "authorize",
+    "check",
+    "clients",
+    "explain",
+    "init",
+    "invite",
+    "invites",
+    "join",
+    "new",
+    "renew",
+    "revoke",
+    "route",
+    "uninvite",
+)
 
 
 class Base(SynchronousTestCase):
@@ -113,7 +127,7 @@ class UsageTests(Base):
             self.assertEqual(result.exit_code, 0)
             self.assertIn(f"Example: mtlsd {verb}", result.stdout)
             # Who joins has no folder of clients, but one of its own.
-            self.assertIn("--dir DIR" if verb == "join" else "--certs DIR", result.stdout)
+            self.assertIn("--dir DIR" if verb in ("join", "renew") else "--certs DIR", result.stdout)
 
     def test_version(self) -> None:
         """Lost: which mtlsd it is, for a report of a mistake."""

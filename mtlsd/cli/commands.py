@@ -17,6 +17,7 @@ from mtlsd.applications import missing
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
 from mtlsd.cli.invitations import invite, invites, uninvite
 from mtlsd.cli.joining import join
+from mtlsd.cli.renewing import renew
 from mtlsd.cli.shared import as_json as _json
 from mtlsd.cli.shared import certs as _certs
 from mtlsd.cli.shared import checked as _checked
@@ -357,5 +358,5 @@ def _own_hosts() -> list[str]:
     return list(dict.fromkeys([*hosts, *_LOOPBACK]))
 
 
-for _verb in (invite, invites, join, uninvite):
+for _verb in (invite, invites, join, renew, uninvite):
     mtlsd.add_command(_verb)

@@ -131,6 +131,7 @@ def _finished(
     if folder.server_fingerprint() is None:
         with Connection(server, pair) as connection:
             folder.put_server(connection.certificate)
+    folder.put_endpoint(server.endpoint)
     folder.put_curl()
     return Membership(who, certificate, before)
 

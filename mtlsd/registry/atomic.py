@@ -49,6 +49,9 @@ class System:
     def rename(self, old: str, new: str, folder: int) -> None:
         os.rename(old, new, src_dir_fd=folder, dst_dir_fd=folder)
 
+    def symlink(self, target: str, name: str, folder: int) -> None:
+        os.symlink(target, name, dir_fd=folder)
+
     def unlink(self, name: str, folder: int) -> None:
         os.unlink(name, dir_fd=folder)
 

@@ -1,0 +1,377 @@
+"""`mtlsd renew` against a running server, and what is left where either of the two is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from mtlsd.cli.shared import now
+from mtlsd.client import Pair as ClientPair
+from mtlsd.client import Rejected, whoami
+from mtlsd.client import Server as Known
+from mtlsd.clientfolder import ClientFolder
+from mtlsd.clientpairs import ClientPairs
+from mtlsd.enrol import renewer
+from mtlsd.keys import new_client_pair
+from mtlsd.registry.pem import certificates_in
+from mtlsd.registry.store import Store
+from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Server, command, end, environment, free_port, poll
+from tests.acceptance.test_join import MTLSD
+from tests.test_clientpairs import Links
+from tests.test_store import Killed
+
+
+class RenewTestCase(AcceptanceTestCase):
+    server: Server
+
+    def start(self, *options: str | Path) -> Server:
+        self.server = self.serve("--renew", "on", *options)
+        return self.server
+
+    def client(self, name: str = "bob", days: int = 20) -> ClientFolder:
+        """Return the folder of a client, as a join leaves it."""
+        folder = ClientFolder(self.folder / name)
+        made = new_client_pair(name, now(), days)
+        folder.put_pair(made)
+        (der,) = certificates_in((self.certs / "serverCrt.pem").read_bytes()).certificates
+        folder.put_server(der)
+        folder.put_endpoint(f"localhost:{self.server.port}")
+        folder.put_curl()
+        Store(self.certs, now, "operator").authorize([made.der], name)
+        poll("it is let in", lambda: self.hello(name) == f"Hello: {name}\n")
+        return folder
+
+    def renew(self, name: str = "bob", *more: str) -> subprocess.CompletedProcess[str]:
+        return command("renew", "--dir", name, *more, cwd=self.folder)
+
+    def renewed(self, name: str = "bob", *more: str) -> str:
+        found = self.renew(name, *more)
+        self.assertEqual((found.returncode, found.stderr), (0, ""), found.stdout)
+        return found.stdout
+
+    def not_renewed(self, said: str, name: str = "bob", *more: str) -> None:
+        """Assert that it is refused in one line, and that the pair is the same as before, and good."""
+        before = self.pair(name)
+        found = self.renew(name, *more)
+        self.assertEqual((found.returncode, found.stdout), (1, ""), found.stderr)
+        self.assertIn(said, found.stderr)
+        self.assertEqual(found.stderr.count("\n"), 1, found.stderr)
+        self.assertEqual(self.pair(name), before)
+
+    def hello(self, name: str = "bob", path: str = "/hello") -> str:
+        return self.curl("--config", self.folder / name / "curl", self.server.url(path)).stdout
+
+    def pair(self, name: str = "bob") -> tuple[bytes, bytes]:
+        return tuple((self.folder / name / file).read_bytes() for file in ("key.pem", "cert.pem"))  # type: ignore[return-value]
+
+    def fingerprint(self, name: str = "bob") -> str:
+        found = ClientFolder(self.folder / name).pair()
+        assert found is not None
+        return found[1].fingerprint
+
+    def ledger(self, kind: str) -> list[dict[str, Any]]:
+        lines = (self.certs / "ledger.jsonl").read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+    def is_let_in(self, known: Known, pair: ClientPair) -> bool:
+        try:
+            return bool(whoami(known, pair).client)
+        except Rejected:
+            return False
+
+
+class SceneTests(RenewTestCase):
+    """What a client does by itself."""
+
+    def test_renew(self) -> None:
+        """The scene of the README: one command, at the client, and nobody at the server."""
+        self.start()
+        self.client()
+        self.write(self.certs / "authorized" / "bob.toml", b'# mine\ngroups = ["ops"]\n')
+        poll("the groups are there", lambda: "ops" in self.hello(path="/whoami"))
+        before, old = self.pair(), self.fingerprint()
+        said = self.renewed("bob", "--then", "echo told >> told")
+        self.assertRegex(said, r"^renewed the certificate of bob: \S*/bob/cert.pem is good until \d{4}-\d\d-\d\d\n$")
+        self.assertNotEqual(self.pair()[0], before[0])
+        self.assertEqual((self.folder / "told").read_text(), "told\n")
+        told = json.loads(self.hello(path="/whoami"))
+        self.assertEqual((told["client"], told["groups"], told["fingerprint"]), ("bob", ["ops"], self.fingerprint()))
+        # Whatever has not been restarted yet has the old pair in its memory.
+        aside = self.folder / "aside"
+        aside.mkdir()
+        for file, data in zip(("key.pem", "cert.pem"), before, strict=True):
+            self.write(aside / file, data, 0o600)
+        old_curl = ("-k", "--cert", aside / "cert.pem", "--key", aside / "key.pem", self.server.url())
+        self.assertEqual(self.curl(*old_curl).stdout, "Hello: bob\n")
+        (renewed,) = self.server.events("renewed")
+        (retired,) = poll("the old one has an end", lambda: self.server.events("retired"))
+        self.assertEqual((self.ledger("renewed"), self.ledger("retired")), ([renewed], [retired]))
+        self.assertEqual((renewed["fingerprint"], retired["fingerprint"]), (self.fingerprint(), old))
+        terms = (self.certs / "authorized" / "bob.toml").read_text()
+        self.assertTrue(terms.startswith('# mine\ngroups = ["ops"]\n'), terms)
+        # At once, a second time: the first has its overlap still.
+        self.not_renewed("you have two certificates already")
+        self.server.stop()
+        self.assert_quiet(self.server)
+
+    def test_the_old_one_ends(self) -> None:
+        """A stolen key would be good for as long as the certificate that was renewed long ago."""
+        self.start("--renew-grace", "0")
+        folder = self.client()
+        found = folder.pair()
+        assert found is not None
+        known = renewer.server_of(folder)
+        for turn in range(3):
+            self.renewed()
+            poll("the old one is out", lambda: not self.is_let_in(known, found[0]))
+            self.assertEqual(self.hello(), "Hello: bob\n", turn)
+
+    def test_if_expiring(self) -> None:
+        """A line in a crontab would renew each day, or mail each day that there is nothing to do."""
+        self.start()
+        self.client(days=20)
+        before = self.pair()
+        self.assertEqual(self.renewed("bob", "--if-expiring", "10d", "--then", "echo told >> told"), "")
+        self.assertEqual(self.pair(), before)
+        self.assertFalse((self.folder / "told").exists())
+        self.assertIn("renewed", self.renewed("bob", "--if-expiring", "30d", "--then", "echo told >> told"))
+        self.assertNotEqual(self.pair(), before)
+        self.assertEqual(self.renewed("bob", "--if-expiring", "30d", "--then", "echo told >> told"), "")
+        self.assertEqual((self.folder / "told").read_text(), "told\n")
+
+    def test_then_fails(self) -> None:
+        """What uses the pair would go on with one that ends in an hour, and nobody would tell it."""
+        self.start()
+        self.client()
+        found = self.renew("bob", "--then", "test -e ready")
+        self.assertEqual(found.returncode, 1)
+        self.assertIn("status 1", found.stderr)
+        after = self.pair()
+        (self.folder / "ready").touch()
+        said = self.renewed("bob", "--if-expiring", "30d", "--then", "test -e ready && echo told")
+        self.assertIn("had renewed", said)
+        self.assertIn("told\n", said)
+        self.assertEqual(self.pair(), after)
+        self.assertEqual(self.renewed("bob", "--if-expiring", "30d", "--then", "false"), "")
+
+    def test_with_routes(self) -> None:
+        """Where there are routes, a client would look for it in vain."""
+        config = self.write(self.folder / "mtlsd.toml", b'[[route]]\npath = "/"\nallow = ["nobody"]\nstatic = "srv"\n')
+        (self.folder / "srv").mkdir()
+        self.start("--config", config)
+        folder = ClientFolder(self.folder / "bob")
+        made = new_client_pair("bob", now(), 20)
+        folder.put_pair(made)
+        folder.put_server(certificates_in((self.certs / "serverCrt.pem").read_bytes()).certificates[0])
+        folder.put_endpoint(f"localhost:{self.server.port}")
+        Store(self.certs, now, "operator").authorize([made.der], "bob")
+        poll("it is let in", lambda: self.is_let_in(renewer.server_of(folder), ClientPair(made.key_pem, made.certificate_pem)))
+        self.assertIn("renewed", self.renewed())
+
+    def test_which_server(self) -> None:
+        """`mtlsd renew`, as the README has it, would not find what `mtlsd join` has made."""
+        self.start()
+        self.client()
+        base = self.folder / "xdg" / "mtlsd"
+        base.mkdir(parents=True)
+        (self.folder / "bob").rename(base / "localhost")
+
+        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [*MTLSD, "renew", *arguments],
+                cwd=self.folder,
+                env=environment(XDG_CONFIG_HOME=str(base.parent)),
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+
+        self.assertIn("renewed the certificate of bob", run().stdout)
+        shutil.copytree(base / "localhost", base / "other", symlinks=True)
+        for arguments, said in (
+            ((), "which server? localhost, other"),
+            (("localhost", "--dir", "x"), "give either HOST or --dir"),
+            (("nowhere.example",), "nowhere.example/server.pem is missing"),
+        ):
+            found = run(*arguments)
+            self.assertIn(said, found.stderr)
+            self.assertEqual(found.stderr.count("\n"), 1, found.stderr)
+        shutil.rmtree(base)
+        self.assertIn("nothing was joined", run().stderr)
+
+
+class RefusedTests(RenewTestCase):
+    """Whoever may not renew is told so in one line, and keeps a pair that works."""
+
+    def test_renew_is_off(self) -> None:
+        """An operator who has not turned it on would have it all the same; or the client a status to look up."""
+        self.server = self.serve("--enrol", "on")
+        self.client()
+        self.not_renewed("it does not let clients renew")
+        self.assertEqual(self.hello(), "Hello: bob\n")
+
+    def test_too_long(self) -> None:
+        """The operator's limit would be the client's to set."""
+        self.start("--renew-longest", "90")
+        self.client()
+        self.not_renewed("ends too late: make one for fewer days")
+        self.assertEqual(self.hello(), "Hello: bob\n")
+        self.renewed("bob", "--days", "89")
+
+    def test_revoked(self) -> None:
+        """A client that was shut out could come back by itself; or what it had renewed would stay in."""
+        self.start()
+        folder = self.client()
+        old = self.fingerprint()
+        self.renewed()
+        done = command("revoke", "--fingerprint", old, "--certs", self.certs, cwd=self.folder)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn(self.fingerprint()[:16], done.stdout)
+        known, found = renewer.server_of(folder), folder.pair()
+        assert found is not None
+        poll("it is out", lambda: not self.is_let_in(known, found[0]))
+        self.not_renewed("it does not let this certificate in")
+
+    def test_no_server(self) -> None:
+        """A client that cannot reach its server would lose its pair, or have a new one that nobody knows."""
+        self.start()
+        self.client()
+        self.server.stop()
+        self.not_renewed("cannot be reached")
+        self.not_renewed("cannot be reached", "bob", "--at", f"127.0.0.1:{free_port()}")
+
+    def test_two_at_once(self) -> None:
+        """Two machines with one pair: both would win, or the one that loses would have no pair that works."""
+        self.start()
+        self.client()
+        shutil.copytree(self.folder / "bob", self.folder / "bob2", symlinks=True)
+        lock = os.open(self.certs / ".lock", os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        both = [
+            subprocess.Popen(
+                [*MTLSD, "renew", "--dir", name],
+                cwd=self.folder,
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for name in ("bob", "bob2")
+        ]
+        for process in both:
+            self.addCleanup(end, process)
+        os.close(lock)
+        said = [process.communicate(timeout=60) for process in both]
+        self.assertEqual(sorted(process.returncode for process in both), [0, 1], said)
+        self.assertIn("you have two certificates already", said[0][1] + said[1][1])
+        self.assertEqual(len(self.ledger("renewed")), 1)
+        # A pair that works: the new one, and the old one for its overlap.
+        self.write(self.folder / "bob2" / "curl", (self.folder / "bob" / "curl").read_bytes().replace(b"/bob/", b"/bob2/"))
+        self.assertEqual((self.hello("bob"), self.hello("bob2")), ("Hello: bob\n",) * 2)
+
+
+class KilledTests(RenewTestCase):
+    """kill -9, at either end: one of the two certificates is in the folder, whole, and gets in."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.start("--port", str(free_port()))
+
+    def waiting(self) -> tuple[int, subprocess.Popen[str]]:
+        """Start a renewal that comes to the folder's lock, which we hold."""
+        lock = os.open(self.certs / ".lock", os.O_RDWR)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = subprocess.Popen(
+            [*MTLSD, "renew", "--dir", "bob"],
+            cwd=self.folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(end, process)
+        inode = os.fstat(lock).st_ino
+        poll("the server waits", lambda: re.search(rf"-> FLOCK .*:{inode} ", Path("/proc/locks").read_text()))
+        return lock, process
+
+    def test_the_client(self) -> None:
+        """A client that was killed before it heard the answer would be shut out when its old certificate ends."""
+        self.client()
+        before = self.pair()
+        lock, process = self.waiting()
+        process.kill()
+        process.communicate()
+        os.close(lock)
+        poll("the renewal takes place", lambda: self.ledger("renewed"))
+        self.assertEqual(self.pair(), before)
+        self.assertEqual(self.hello(), "Hello: bob\n")
+        self.renewed("bob", "--if-expiring", "1d")
+        self.assertNotEqual(self.pair(), before)
+        self.assertEqual(self.hello(), "Hello: bob\n")
+        self.assertEqual(len(self.ledger("renewed")), 1)
+
+    def test_the_server(self) -> None:
+        """A server that was killed in between would leave a client with a pair that nobody lets in."""
+        self.client()
+        before = self.pair()
+        lock, process = self.waiting()
+        self.server.process.kill()
+        self.server.process.wait(DEADLINE)
+        os.close(lock)
+        self.assertIn("hung up", process.communicate(timeout=60)[1])
+        self.assertEqual(self.pair(), before)
+        self.start("--port", str(self.server.port))
+        self.assertEqual(self.hello(), "Hello: bob\n")
+        self.renewed("bob", "--if-expiring", "1d")
+        self.assertNotEqual(self.pair(), before)
+        self.assertEqual(self.hello(), "Hello: bob\n")
+
+    def test_the_client_at_each_system_call(self) -> None:
+        """Somewhere between two of them, a key would lie beside the certificate of another, or a pair that nobody lets in."""
+        self.client("probe")
+        probe = ClientFolder(self.folder / "probe")
+        known, counting = renewer.server_of(probe), Links(-1)
+        pairs = ClientPairs(probe, counting)
+        self.assertIsNotNone(renewer.renew(probe, pairs, known, now(), 365))
+        pairs.finish()
+        self.assertGreater(counting.count, 20)
+        for at in range(counting.count):
+            folder = self.client(f"c{at}")
+            before = self.pair(f"c{at}")
+            with contextlib.suppress(Killed):
+                killed = ClientPairs(folder, Links(at, fatal=True))
+                renewer.renew(folder, killed, known, now(), 365)
+                killed.finish()
+            with self.subTest(at=at):
+                self.assertEqual(self.hello(f"c{at}"), f"Hello: c{at}\n")
+                pairs = ClientPairs(folder)
+                found = renewer.renew(folder, pairs, known, now(), 365, timedelta(days=30))
+                if found is not None:
+                    pairs.finish()
+                self.assertNotEqual(self.pair(f"c{at}"), before)
+                self.assertEqual(self.hello(f"c{at}"), f"Hello: c{at}\n")
+                self.assertFalse(pairs.is_under_way)
+        self.assertEqual(len(self.ledger("renewed")), counting.count + 1)
+
+    def test_the_newest_is_not_known(self) -> None:
+        """After the server's folder came back from a backup, a client would be shut out although its old pair is good."""
+        self.client()
+        backup = (self.certs / "authorized" / "bob.pem").read_bytes()
+        self.renewed()
+        self.server.stop()
+        (self.certs / "authorized" / "bob.toml").unlink()
+        self.write(self.certs / "authorized" / "bob.pem", backup)
+        self.start("--port", str(self.server.port))
+        self.assertNotEqual(self.hello(), "Hello: bob\n")
+        self.assertIn("had renewed", self.renewed())
+        self.assertEqual(self.hello(), "Hello: bob\n")
+        self.assertIn("renewed", self.renewed())
+        self.assertEqual(self.hello(), "Hello: bob\n")
