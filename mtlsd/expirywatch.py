@@ -91,7 +91,7 @@ class _Round:
         part = list(islice(self._left, AT_ONCE))
         until = self.now + self.ahead
         # What has ended already lets nobody in, and each refusal says so.
-        ending = [one for one in part if self.now <= one.ends <= until]
+        ending = [one for one in part if self.now <= one.ends <= until and not one.replaced]
         ending = [one for one in ending if one.certificate.fingerprint not in self.snapshot.tombstones]
         self.count += len(ending)
         self.soonest = heapq.nsmallest(MOST_LINES, self.soonest + ending, key=lambda one: (one.ends, one.client))

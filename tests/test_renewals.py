@@ -8,10 +8,14 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from twisted.logger import ILogObserver, LogEvent, Logger
+from zope.interface import implementer
+
 from mtlsd.errors import CertificateError, FolderError, NotFound, Refused
+from mtlsd.expirywatch import ExpiryWatch
 from mtlsd.registry.records import Authorization
 from mtlsd.registry.renewals import GENERATIONS, MOST_RETIRED, NotRenewed, Renewals, Renewed, Retired, Why
-from mtlsd.registry.room import looked_at
+from mtlsd.registry.room import ending, in_force, looked_at
 from mtlsd.registry.store import Store
 from mtlsd.registry.terms import read_terms
 from tests.pki import Pair, make_pair, new_key
@@ -183,6 +187,26 @@ class RetireTests(RenewalBase):
         self.assertEqual(self.live(), {self.old.fingerprint, self.new.fingerprint})
         self.at += HOUR + timedelta(seconds=1)
         self.assertEqual(self.live(), {self.new.fingerprint})
+
+    def test_no_warning(self) -> None:
+        """The operator would be warned of each certificate that was renewed, for as long as it stands in the file; or not
+        be warned of one whose client has never got to its new one.
+        """
+        by = self.old.leaf.not_after + HOUR
+        soon = lambda: [one.certificate.fingerprint for one in ending(in_force(looked_at(self.folder).snapshot), by)]  # noqa: E731
+        self.assertIn(self.old.fingerprint, soon())
+        self.retire()
+        self.assertEqual(soon(), [self.new.fingerprint])
+        lines: list[LogEvent] = []
+        snapshot = looked_at(self.folder).snapshot
+
+        @implementer(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            lines.append(event)
+
+        log = Logger(observer=observe)
+        ExpiryWatch(lambda: snapshot, self.now, lambda: 0.0, 60, log).beat()
+        self.assertEqual([line["short"] for line in lines], [self.new.fingerprint[:16]])
 
     def test_once(self) -> None:
         """Each use of the new certificate would put the end off."""

@@ -162,7 +162,10 @@ def _claim(
     ends = terms.ends(certificate.fingerprint, certificate.not_after)
     before = terms.renewed.get(certificate.fingerprint)
     retires = before if before is not None and before in held and before not in terms.retire else None
-    claim = Authorization(name, certificate, ends, terms.groups, file, retires)
+    replaced = certificate.fingerprint in terms.retire and any(
+        of == certificate.fingerprint and new in held for new, of in terms.renewed.items()
+    )
+    claim = Authorization(name, certificate, ends, terms.groups, file, retires, replaced)
     known = old.get(certificate.fingerprint)
     return known if known is not None and known == claim else claim
 

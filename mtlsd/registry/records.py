@@ -22,7 +22,7 @@ class Authorization:
     ``ends`` is when it stops (aware, UTC): the certificate's own end, later by the operator's ``grace``, or
     earlier by a ``[retire]`` time.  ``file`` is where the authorization stands, for messages.  ``retires`` is the fingerprint
     of the certificate that is to end once this one has been used, for it was renewed by it; ``None`` where there is none,
-    or its end is set already.
+    or its end is set already.  ``replaced``: a newer one, which this one has let in, is in use, so its end is no loss.
     """
 
     client: str
@@ -31,6 +31,7 @@ class Authorization:
     groups: tuple[str, ...] = ()
     file: str = ""
     retires: str | None = None
+    replaced: bool = False
 
     def on_grace(self, now: datetime) -> bool:
         """Tell whether the certificate has ended, and its client is let in by the operator's ``grace`` alone."""

@@ -74,8 +74,11 @@ def in_force(snapshot: Snapshot) -> list[Authorization]:
 
 
 def ending(authorizations: Iterable[Authorization], by: datetime) -> list[Authorization]:
-    """Return those that have ended by that time, the next to end first: grace and retirement count."""
-    return sorted((one for one in authorizations if one.ends <= by), key=lambda one: one.ends)
+    """Return those that have ended by that time, the next to end first: grace and retirement count.
+
+    Not those that have been replaced: their client has gone on to the next.
+    """
+    return sorted((one for one in authorizations if one.ends <= by and not one.replaced), key=lambda one: one.ends)
 
 
 def overruled(seen: Scan) -> list[str]:
