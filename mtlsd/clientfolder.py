@@ -74,7 +74,12 @@ class ClientFolder:
             return None
         if not {KEY, CERTIFICATE} <= set(names):
             raise FolderError(printable(f"{self.path} holds something else: give another folder with --dir"))
-        if (mode := stat.S_IMODE(os.stat(self.key).st_mode)) & (stat.S_IRWXG | stat.S_IRWXO):
+        try:
+            mode = stat.S_IMODE(os.stat(self.key).st_mode)
+        except OSError as error:
+            # A link of a renewal (mtlsd.clientpairs), whose other end somebody has removed.
+            raise FolderError(printable(f"{self.key}: cannot be read: {error.strerror}")) from error
+        if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise FolderError(printable(f"{self.key}: the private key is open to others (mode {mode:04o}): chmod 600 it"))
         pair = Pair(_read(self.key), _read(self.certificate))
         try:

@@ -140,6 +140,14 @@ class RenewingTests(Base):
         self.pairs.commit()
         self.assertIs(self.present(), self.new)
 
+    def test_a_pair_that_was_removed(self) -> None:
+        """It would be a traceback, or a new pair made out of nothing."""
+        self.prepare(self.pairs, self.folder)
+        shutil.rmtree(self.folder.path / PAIRS)
+        self.assertIn("key.pem: cannot be read", str(self.assertRaises(FolderError, self.folder.pair)))
+        self.assertIsNone(self.pairs.waiting())
+        self.assertEqual(self.pairs.others(), [])
+
     def test_one_at_a_time(self) -> None:
         """Two that renew at once would each take the other's new pair for its own."""
         with self.pairs.locked():

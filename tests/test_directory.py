@@ -375,6 +375,26 @@ class ThreadTests(DirectoryCase):
         self.assertEqual({"alice", "bob"}, self.let_in())
         self.assertEqual([], self.running)
 
+    def test_late(self) -> None:
+        """Of fifty who renew at once, one would be told that it is done before it is, and not be let in."""
+        self.registry.look()
+        work, ended = self.running.pop()
+        found = work()
+        newer = make_pair(key=new_key())
+        put(self.path.with_name("alice.toml"), f'[renewed]\n{newer.fingerprint} = "{self.alice.fingerprint}"\n'.encode())
+        put(self.path, self.alice.pem + newer.pem)
+        waiting = self.registry.look(frozenset({"alice.pem", "alice.toml"}))
+        # The one that runs takes longer than what is new needs to settle, and has not seen it.
+        self.clock.advance(2 * SETTLE)
+        ended.callback(found)
+        self.finish()
+        self.assertNoResult(waiting)
+        self.assertIsNone(self.registry.standing(newer.fingerprint))
+        self.clock.advance(SETTLE)
+        self.finish()
+        self.successResultOf(waiting)
+        self.assertIsNotNone(self.registry.standing(newer.fingerprint))
+
     def test_fails(self) -> None:
         """A scan that fails in a way nobody thought of would stop all scans after it, or say nothing."""
         self.said()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from mtlsd.enrol.proof import LABEL, LARGEST, PATH, SIZE, proves, signed, statem
 from mtlsd.enrol.renewal import MOST, PAUSE, PERIOD, Successions
 from mtlsd.protocols import HTTP
 from mtlsd.registry.directory import DirectoryRegistry
-from mtlsd.registry.renewals import Renewals, Why
+from mtlsd.registry.renewals import NotRenewed, Origin, Renewals, Why
 from mtlsd.registry.store import Store
 from mtlsd.settings import Settings
 from mtlsd.web.renewal import ANSWERS, Renew
@@ -241,6 +242,9 @@ class AskingTests(RenewalBase):
         for kind in ("rsa1024", "k256"):
             self.refused(Why.UNFIT, self.pair(key=kind), signer=self.old)
         self.refused(Why.UNFIT, self.pair(padding=17_000))
+        client = self.connect()
+        done = self.front.successions.renew(client.gate.authorize(), b"junk", b"", b"", Origin())  # type: ignore[arg-type]
+        self.assertEqual(self.failureResultOf(done, NotRenewed).value.why, Why.UNFIT)
 
     def test_two_at_once(self) -> None:
         """Both would win, and a client could heap up certificates; or the one that lost would have no pair that works."""
@@ -322,6 +326,25 @@ class AskingTests(RenewalBase):
         self.front.successions._in_thread = cast(Any, lambda _: maybeDeferred(fault))
         self.assertEqual(self.renew()[0], 500)
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+
+
+class StartTests(RenewalBase):
+    """What is said at the start."""
+
+    def test_not_writable(self) -> None:
+        """An operator would learn of it from the first client whose certificate has ended."""
+        denied = self.folder / "authorized"
+        real = os.access
+
+        def access(path: Path, mode: int, **more: Any) -> bool:
+            return path != denied and real(path, mode, **more)
+
+        self.front.successions.start()
+        self.assertEqual(self.logged, [])
+        self.patch(os, "access", access)
+        self.front.successions.start()
+        self.assertEqual(len(self.logged), 1)
+        self.assertIn(f"{denied}: renew is on, but", self.logged[0])
 
 
 class WhereTests(RenewalBase):

@@ -81,8 +81,8 @@ class DirectoryRegistry:
         # What the next scan has to look at: these files of authorized/, or (None) everything.
         self._names: set[str] | None = set()
         self._runs = 0
-        # When it was asked, the first run that began after that, and who waits for the answer.
-        self._asked: list[tuple[float, int, Deferred[None]]] = []
+        # The first run that began after it was asked, when that began (once it has ended), and who waits for the answer.
+        self._asked: list[tuple[int, float | None, Deferred[None]]] = []
         self._deaf = False
         self._call: IDelayedCall | None = None
         self._settles = float("inf")
@@ -143,7 +143,7 @@ class DirectoryRegistry:
         if not self._started:
             return succeed(None)
         waiting: Deferred[None] = Deferred()
-        self._asked.append((self._seconds(), self._runs + 1, waiting))
+        self._asked.append((self._runs + 1, None, waiting))
         self._want(names)
         return waiting
 
@@ -230,12 +230,15 @@ class DirectoryRegistry:
         settling = self._settles != float("inf")
         asked, self._asked = self._asked, []
         served = []
-        for at, run, waiting in asked:
-            # What was lost by the time of asking is decided by a scan that began a while later.
-            if self._runs >= run and (not settling or believed(at, began)):
+        for run, since, waiting in asked:
+            if self._runs >= run and since is None:
+                since = began  # noqa: PLW2901 (it is what is kept)
+            # What was lost by the time of asking is decided by a scan that began a while after the first that saw it: a busy
+            # server comes to that late.
+            if since is not None and (not settling or believed(since, began)):
                 served.append(waiting)
             else:
-                self._asked.append((at, run, waiting))
+                self._asked.append((run, since, waiting))
         if self._wanted:
             self._run()
         elif settling:

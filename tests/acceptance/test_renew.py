@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -276,6 +277,44 @@ class RefusedTests(RenewTestCase):
         # A pair that works: the new one, and the old one for its overlap.
         self.write(self.folder / "bob2" / "curl", (self.folder / "bob" / "curl").read_bytes().replace(b"/bob/", b"/bob2/"))
         self.assertEqual((self.hello("bob"), self.hello("bob2")), ("Hello: bob\n",) * 2)
+
+
+class ManyTests(RenewTestCase):
+    """A fleet whose clocks all strike at once."""
+
+    def test_fifty_at_once(self) -> None:
+        """Of a fleet that renews at midnight, some would be lost, or two would have each other's certificate."""
+        self.start()
+        names = [f"c{number}" for number in range(50)]
+        found: dict[str, str] = {}
+        for name in names[:-1]:
+            made = new_client_pair(name, now(), 20)
+            folder = ClientFolder(self.folder / name)
+            folder.put_pair(made)
+            folder.put_server(certificates_in((self.certs / "serverCrt.pem").read_bytes()).certificates[0])
+            folder.put_endpoint(f"localhost:{self.server.port}")
+            folder.put_curl()
+            Store(self.certs, now, "operator").authorize([made.der], name)
+        self.client(names[-1])
+        known = renewer.server_of(ClientFolder(self.folder / "c0"))
+
+        def work(name: str) -> None:
+            folder = ClientFolder(self.folder / name)
+            pairs = ClientPairs(folder)
+            renewal = renewer.renew(folder, pairs, known, now(), 365)
+            pairs.finish()
+            assert renewal is not None
+            found[name] = f"{renewal.who.client} {renewal.certificate.fingerprint}"
+
+        threads = [threading.Thread(target=work, args=(name,)) for name in names]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE)
+        self.assertEqual(found, {name: f"{name} {self.fingerprint(name)}" for name in names})
+        self.assertEqual(sorted(str(event["client"]) for event in self.ledger("renewed")), sorted(names))
+        self.assertEqual([self.hello(name) for name in names], [f"Hello: {name}\n" for name in names])
+        poll("each old one has an end", lambda: len(self.ledger("retired")) == len(names))
 
 
 class KilledTests(RenewTestCase):
