@@ -15,6 +15,7 @@ import click
 from mtlsd import __version__
 from mtlsd.applications import missing
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
+from mtlsd.cli.history import history
 from mtlsd.cli.shared import as_json as _json
 from mtlsd.cli.shared import certs as _certs
 from mtlsd.cli.shared import checked as _checked
@@ -350,3 +351,6 @@ def _own_hosts() -> list[str]:
             if not host.endswith(".arpa"):
                 hosts.append(host)
     return list(dict.fromkeys([*hosts, *_LOOPBACK]))
+
+
+mtlsd.add_command(history)
