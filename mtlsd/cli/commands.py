@@ -14,6 +14,7 @@ import click
 
 from mtlsd import __version__
 from mtlsd.applications import missing
+from mtlsd.cli.bundles import export, import_
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
 from mtlsd.cli.history import history
 from mtlsd.cli.shared import as_json as _json
@@ -353,4 +354,6 @@ def _own_hosts() -> list[str]:
     return list(dict.fromkeys([*hosts, *_LOOPBACK]))
 
 
+mtlsd.add_command(export)
 mtlsd.add_command(history)
+mtlsd.add_command(import_)

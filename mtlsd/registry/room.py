@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +22,7 @@ from mtlsd.registry.folder import MOST_BYTES, Unsafe, read_file
 from mtlsd.registry.listing import AUTHORIZED, REVOKED
 from mtlsd.registry.lock import likely_server, missing
 from mtlsd.registry.problems import Severity
-from mtlsd.registry.records import Authorization, Snapshot
+from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from mtlsd.registry.scan import Scan, scan
 from mtlsd.registry.terms import Terms, read_terms
 from mtlsd.text import printable
@@ -88,7 +88,11 @@ def overruled(seen: Scan) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The folder while its lock is held: what stands in it, and the steps of a change."""
+    """The folder while its lock is held: what stands in it, and the steps of a change.
+
+    ``holders`` are the clients whose files hold a certificate, in force or not, by its fingerprint; ``buried_keys`` are
+    tombstones by the key of their certificate.
+    """
 
     folder: Path
     root: Folder
@@ -97,6 +101,8 @@ class Room:
     seen: Scan
     now: Callable[[], datetime]
     actor: str
+    holders: Mapping[str, Sequence[str]]
+    buried_keys: Mapping[str, Tombstone]
 
     def shown(self, name: str) -> str:
         return printable(str(self.folder / AUTHORIZED / f"{name}.pem"))
@@ -168,6 +174,23 @@ class Room:
             steps.replace(self.authorized, staged, file, steps.stage(self.authorized, self.raw(file[:-4]), _PUBLIC))
         else:
             steps.place(self.authorized, staged, file)
+
+    def write_all(self, steps: Transaction, texts: Mapping[str, bytes]) -> None:
+        """Make the PEM files of many clients, by name, or put these texts in their place.
+
+        All are on the disk before the first has its name, and the folder is waited for once: not once for each.
+        """
+        staged = []
+        for name, text in texts.items():
+            before = self.raw(name) if self.authorized.has(f"{name}.pem") else None
+            kept = None if before is None else steps.stage(self.authorized, before, _PUBLIC)
+            staged.append((f"{name}.pem", steps.stage(self.authorized, text, _PUBLIC), kept))
+        for file, fresh, kept in staged:
+            if kept is None:
+                steps.place(self.authorized, fresh, file, sync=False)
+            else:
+                steps.replace(self.authorized, fresh, file, kept, sync=False)
+        self.authorized.sync()
 
     def holdings(self, name: str) -> tuple[list[Burial], list[str]]:
         """Return every certificate in the client's file that can be read, and what the operator should know."""
@@ -248,18 +271,23 @@ class Room:
         always: bool = False,
     ) -> Change:
         """Write the ledger, and say what has changed.  *always*: also where there is no certificate to name."""
-        events = [self._event(kind, name, one, detail) for one in what]
+        events = [self.event(kind, name, one, detail) for one in what]
         if always and not events:
             events.append(Event(time=self.now(), event=kind, client=name, detail=detail, actor=self.actor))
-        problems = list(problems)
+        told = [*problems, *self.record(events)]
+        return Change(name, tuple(one.fingerprint for one in what), tuple(notes), tuple(told))
+
+    def record(self, events: Sequence[Event]) -> list[str]:
+        """Write events of changes that stand to the ledger.  Tells what goes wrong."""
         try:
             ledger.append(self.root, events)
         except OSError as error:
             path = printable(str(self.folder / ledger.LEDGER))
-            problems.append(f"{path}: cannot be written: {error.strerror}; the change stands, but it is not recorded")
-        return Change(name, tuple(one.fingerprint for one in what), tuple(notes), tuple(problems))
+            return [f"{path}: cannot be written: {error.strerror}; the change stands, but it is not recorded"]
+        return []
 
-    def _event(self, kind: Kind, name: str | None, one: Burial | Certificate, detail: str | None) -> Event:
+    def event(self, kind: Kind, name: str | None, one: Burial | Certificate, detail: str | None) -> Event:
+        """Return the event of a change of one certificate."""
         _, subject, not_after = certificate_fields(one.leaf if isinstance(one, Burial) else one)
         return Event(
             time=self.now(),
