@@ -30,13 +30,15 @@ LARGEST_BUNDLE, LARGEST_FILE = 1 << 28, 1 << 20
 SUFFIXES = (".pem", ".crt", ".cer")
 #: Clients that a sentence names.
 _NAMED = 5
+# A FIFO in a folder must not hold the command.  One that is named by itself (`<(…)`) is waited for.
+_MEMBER = os.O_NONBLOCK | os.O_NOCTTY
 
 
 def read(path: str) -> Bundle:
     """Read a bundle, a folder of PEM files, or standard input for ``-``.
 
     Raises :exc:`~mtlsd.errors.CertificateError`, naming the file, where it cannot be read or is damaged.  In a folder,
-    that is only a warning: the other files are taken.
+    the other files are taken all the same.
     """
     if path != "-" and os.path.isdir(path):
         return _read_folder(Path(path))
@@ -53,6 +55,7 @@ def read(path: str) -> Bundle:
 def _read_folder(folder: Path) -> Bundle:
     offers: list[Offer] = []
     warnings: list[str] = []
+    refused: list[str] = []
     others = terms = 0
     try:
         names = sorted(os.listdir(folder))
@@ -67,9 +70,9 @@ def _read_folder(folder: Path) -> Bundle:
             continue
         shown = printable(str(folder / name))
         try:
-            member = read_member(_content(str(folder / name), LARGEST_FILE), shown, stem)
+            member = read_member(_content(str(folder / name), LARGEST_FILE, _MEMBER), shown, stem)
         except CertificateError as error:
-            warnings.append(f"{shown}: {error}; it was passed over")
+            refused.append(f"{shown}: refused: {error}")
             continue
         offers += member.offers
         warnings += member.warnings
@@ -80,19 +83,17 @@ def _read_folder(folder: Path) -> Bundle:
             )
             + ("; groups and terms (NAME.toml) are not taken over" if terms else "")
         )
-    if not offers:
+    if not offers and not refused:
         raise CertificateError(printable(f"{folder}: there is no certificate in it"))
-    return Bundle(tuple(offers), tuple(warnings))
+    return Bundle(tuple(offers), tuple(warnings), tuple(refused))
 
 
-def _content(path: str, most: int) -> bytes:
+def _content(path: str, most: int, flags: int = 0) -> bytes:
     try:
         if path == "-":
             data = sys.stdin.buffer.read(most + 1)
         else:
-            # O_NONBLOCK: a FIFO in a folder must not hold the command.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
+            with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
                 data = file.read(most + 1) or b""
     except OSError as error:
         raise CertificateError(f"cannot be read: {error.strerror}") from error

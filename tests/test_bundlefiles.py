@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -131,14 +132,14 @@ class ImportTests(Base):
         os.mkdir(self.work / "in" / "folder.pem")
         os.mkfifo(self.work / "in" / "fifo.pem")
         result = self.run_it("import", str(self.work / "in"))
-        self.assertEqual(result.exit_code, 0)
+        self.assertEqual(result.exit_code, 1)
         self.assertEqual(self.clients(), {alice.fingerprint: "alice", carol.fingerprint: "Carol_Smith", erin.fingerprint: "erin"})
         self.assertNotIn("\x1b", result.stderr)
         for said in (
-            "/in/bundle.pem: 2 certificates of several subjects in it",
-            r"/in/d\x1bave.pem: no line -----BEGIN CERTIFICATE----- in it; it was passed over",
+            "/in/bundle.pem: refused: 2 certificates of several subjects in it",
+            r"/in/d\x1bave.pem: refused: no line -----BEGIN CERTIFICATE----- in it",
             "/in/erin.cer holds a private key too",
-            "/in/folder.pem: cannot be read: Is a directory; it was passed over",
+            "/in/folder.pem: refused: cannot be read: Is a directory",
             "/in: 2 of its files were passed over: only .pem, .crt and .cer are read; groups and terms (NAME.toml) are not taken over",
         ):
             self.assertIn(said, result.stderr)
@@ -154,6 +155,22 @@ class ImportTests(Base):
         cut = self.put("cut.pem", make_pair().pem + make_pair().pem[:100])
         self.fails(1, "cut.pem: a BEGIN line of CERTIFICATE without its END line", "import", cut)
         self.assertEqual(self.authorized(), {})
+
+    def test_pipe(self) -> None:
+        """Lost: `mtlsd import <(ssh …)`, which comes when it comes."""
+        pair, path = make_pair("alice"), self.work / "pipe"
+        os.mkfifo(path)
+
+        def write() -> None:
+            with path.open("wb", buffering=0) as pipe:
+                for start in range(0, len(pair.pem), 100):
+                    pipe.write(pair.pem[start : start + 100])
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        self.addCleanup(thread.join)
+        self.done("import", str(path))
+        self.assertEqual(self.clients(), {pair.fingerprint: "alice"})
 
     def test_too_large(self) -> None:
         """Lost: a file of the wrong kind, in gigabytes, would be read into memory."""

@@ -37,6 +37,8 @@ def import_(path: str, dry_run: bool, add: bool, as_json: bool, certs: Path) -> 
     bundle = bundlefiles.read(path)
     for warning in bundle.warnings:
         complain(f"warning: {warning}")
+    for refused in bundle.refused:
+        complain(refused)
     admission = shared.store(certs).admit(bundle.offers, add=add, dry_run=dry_run)
     if as_json:
         click.echo(json.dumps([_as_dict(answer) for answer in admission.answers], indent=2))
@@ -44,7 +46,7 @@ def import_(path: str, dry_run: bool, add: bool, as_json: bool, certs: Path) -> 
         _print(admission, dry_run)
     for problem in admission.problems:
         complain(problem)
-    return REFUSED if admission.problems or admission.count(Outcome.REFUSED) else DONE
+    return REFUSED if admission.problems or bundle.refused or admission.count(Outcome.REFUSED) else DONE
 
 
 @click.command(short_help="Write a bundle of who is authorized.", epilog="Example: mtlsd export --out clients.pem")

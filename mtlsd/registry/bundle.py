@@ -21,7 +21,7 @@ from mtlsd.registry.blocks import pem_of
 from mtlsd.registry.pem import blocks_in
 from mtlsd.text import printable
 
-_NAME_LINE = re.compile(rb"^[ \t]*#[ \t]*name:[ \t]*([^\r\n]*?)[ \t]*\r?$", re.MULTILINE)
+_NAME_LINE = re.compile(rb"^[ \t]*#[ \t]*name:([^\r\n]*)", re.MULTILINE)
 _LONGEST_NAME = 64
 #: Certificates of one subject that are tried as the issuer of another: a word about it is not worth more.
 _TRIES = 4
@@ -50,10 +50,14 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What there is to take in, in its order, and sentences for the operator about it."""
+    """What there is to take in, in its order, and sentences for the operator about it.
+
+    ``refused`` tells of what is not among the offers, and should have been: files of a folder that are damaged.
+    """
 
     offers: tuple[Offer, ...]
     warnings: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 def read_bundle(data: bytes, place: str) -> Bundle:
@@ -132,7 +136,7 @@ def _read(data: bytes, place: str, named: Callable[[list[Offer]], list[Offer]]) 
         except CertificateError as error:
             flaw = printable(str(error))
         lines = _NAME_LINE.findall(block.before)
-        name = lines[-1].decode("utf-8", "replace") if lines else _common_name(block.der)
+        name = lines[-1].strip().decode("utf-8", "replace") if lines else _common_name(block.der)
         offers.append(Offer(block.der, leaf, name, bool(lines), where, flaw))
     offers = named(offers)
     warnings = _authorities(offers)

@@ -88,7 +88,7 @@ def overruled(seen: Scan) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The folder while its lock is held: what stands in it, and the steps of a change.
+    """The folder while its lock is held (or, for who only looks, without it): what stands in it, and the steps of a change.
 
     ``holders`` are the clients whose files hold a certificate, in force or not, by its fingerprint; ``buried_keys`` are
     tombstones by the key of their certificate.
