@@ -39,7 +39,7 @@ def locked(folder: Path, system: System) -> Iterator[Folder]:
 
     Raises :exc:`~mtlsd.errors.FolderError` where the folder or its lock cannot be used.
     """
-    with opened(folder, system) as root:
+    with unlocked(folder, system) as root:
         owner, user = os.fstat(root.descriptor).st_uid, system.user()
         if user not in (0, owner) and owner != 0:
             # The server would refuse what we make: it trusts root's files and its own user's.
@@ -53,7 +53,7 @@ def locked(folder: Path, system: System) -> Iterator[Folder]:
 
 
 @contextmanager
-def opened(folder: Path, system: System) -> Iterator[Folder]:
+def unlocked(folder: Path, system: System) -> Iterator[Folder]:
     """Give the open folder, without its lock: for who only looks.  Raises :exc:`~mtlsd.errors.FolderError`."""
     try:
         root = Folder(str(folder), system)

@@ -22,7 +22,7 @@ from mtlsd.registry.folder import MOST_BYTES, Unsafe, read_file
 from mtlsd.registry.listing import AUTHORIZED, REVOKED
 from mtlsd.registry.lock import likely_server, missing
 from mtlsd.registry.problems import Severity
-from mtlsd.registry.records import Authorization, Snapshot, Tombstone
+from mtlsd.registry.records import Authorization, Snapshot
 from mtlsd.registry.scan import Scan, scan
 from mtlsd.registry.terms import Terms, read_terms
 from mtlsd.text import printable
@@ -86,13 +86,19 @@ def overruled(seen: Scan) -> list[str]:
     ]
 
 
+def in_ledger(folder: Path, root: Folder, events: Sequence[Event]) -> list[str]:
+    """Write the ledger of a change that stands; tell what goes wrong.  *root* is the open *folder*, its lock held."""
+    try:
+        ledger.append(root, events)
+    except OSError as error:
+        path = printable(str(folder / ledger.LEDGER))
+        return [f"{path}: cannot be written: {error.strerror}; the change stands, but it is not recorded"]
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The folder while its lock is held (or, for who only looks, without it): what stands in it, and the steps of a change.
-
-    ``holders`` are the clients whose files hold a certificate, in force or not, by its fingerprint; ``buried_keys`` are
-    tombstones by the key of their certificate.
-    """
+    """The folder while its lock is held (or, for who only looks, without it): what stands in it, and the steps of a change."""
 
     folder: Path
     root: Folder
@@ -101,8 +107,6 @@ class Room:
     seen: Scan
     now: Callable[[], datetime]
     actor: str
-    holders: Mapping[str, Sequence[str]]
-    buried_keys: Mapping[str, Tombstone]
 
     def shown(self, name: str) -> str:
         return printable(str(self.folder / AUTHORIZED / f"{name}.pem"))
@@ -274,17 +278,8 @@ class Room:
         events = [self.event(kind, name, one, detail) for one in what]
         if always and not events:
             events.append(Event(time=self.now(), event=kind, client=name, detail=detail, actor=self.actor))
-        told = [*problems, *self.record(events)]
-        return Change(name, tuple(one.fingerprint for one in what), tuple(notes), tuple(told))
-
-    def record(self, events: Sequence[Event]) -> list[str]:
-        """Write events of changes that stand to the ledger.  Tells what goes wrong."""
-        try:
-            ledger.append(self.root, events)
-        except OSError as error:
-            path = printable(str(self.folder / ledger.LEDGER))
-            return [f"{path}: cannot be written: {error.strerror}; the change stands, but it is not recorded"]
-        return []
+        problems = [*problems, *in_ledger(self.folder, self.root, events)]
+        return Change(name, tuple(one.fingerprint for one in what), tuple(notes), tuple(problems))
 
     def event(self, kind: Kind, name: str | None, one: Burial | Certificate, detail: str | None) -> Event:
         """Return the event of a change of one certificate."""

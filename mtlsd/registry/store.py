@@ -27,9 +27,9 @@ from mtlsd.registry.admission import Admission, Judgement, Outcome
 from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
 from mtlsd.registry.bundle import Offer
 from mtlsd.registry.listing import AUTHORIZED, REVOKED
-from mtlsd.registry.lock import locked, missing, opened
+from mtlsd.registry.lock import locked, missing, unlocked
 from mtlsd.registry.records import Authorization, Tombstone
-from mtlsd.registry.room import Burial, Change, Room, looked_at
+from mtlsd.registry.room import Burial, Change, Room, in_ledger, looked_at
 from mtlsd.registry.terms import Terms
 from mtlsd.text import printable
 
@@ -95,7 +95,7 @@ class Store:
         the rest.  *add* is needed for further certificates of clients that there are; what was revoked is refused.
         *dry_run* gives the same answers, and changes nothing.
         """
-        with self._looking() if dry_run else self._changing() as room:
+        with self._changing(dry_run) as room:
 
             def check(leaf: Certificate, der: bytes, name: str, terms: Terms) -> list[str]:
                 return self._check(room, leaf, der, name, terms, again=False)
@@ -111,7 +111,7 @@ class Store:
                 for answer in answers
                 if answer.outcome is Outcome.AUTHORIZED and answer.offer.leaf is not None
             ]
-            return Admission(answers, tuple(room.record(events)))
+            return Admission(answers, tuple(in_ledger(self._folder, room.root, events)))
 
     def revoke(self, name: str, reason: str | None = None) -> Change:
         """Revoke all certificates of client *name*, and remove its files.  *reason* goes into the tombstones."""
@@ -135,7 +135,7 @@ class Store:
         """
         digits = parse_fingerprint(digits, LOOKUP_DIGITS)
         with self._changing() as room:
-            holders = {fingerprint: names for fingerprint, names in room.holders.items() if fingerprint.startswith(digits)}
+            holders = {fingerprint: names for fingerprint, names in room.seen.holders.items() if fingerprint.startswith(digits)}
             dead = [fingerprint for fingerprint in room.seen.snapshot.tombstones if fingerprint.startswith(digits)]
             fitting = sorted(holders.keys() | set(dead))
             if len(fitting) > 1:
@@ -171,13 +171,13 @@ class Store:
                 )
         elif not again and leaf.fingerprint not in room.clients_content(name):
             key = public_key_sha256(der)
-            twin = room.buried_keys.get(key)
+            twin = snapshot.buried_keys.get(key)
             if twin is not None:
                 raise Refused(
                     f"certificate {short} has the key of {twin.fingerprint[:GRANT_DIGITS]}, which is revoked{_told(twin)}: "
                     "make a new key, or say --again"
                 )
-        others = [client for client in room.holders.get(leaf.fingerprint, ()) if client != name]
+        others = [client for client in room.seen.holders.get(leaf.fingerprint, ()) if client != name]
         if others:
             raise Refused(f"certificate {short} is in {room.shown(others[0])} already, and one certificate is one client")
         if leaf.fingerprint in room.clients_content(name):
@@ -185,42 +185,26 @@ class Store:
         return notes
 
     @contextmanager
-    def _changing(self) -> Iterator[Room]:
-        with locked(self._folder, self._system) as root, self._room(root, sweep=True) as room:
-            yield room
-
-    @contextmanager
-    def _looking(self) -> Iterator[Room]:
-        """Give the room for a look: without the lock, and nothing may be changed."""
-        with opened(self._folder, self._system) as root, self._room(root, sweep=False) as room:
-            yield room
-
-    @contextmanager
-    def _room(self, root: Folder, *, sweep: bool) -> Iterator[Room]:
-        folders: list[Folder] = []
-        try:
-            for part in (AUTHORIZED, REVOKED):
-                try:
-                    folders.append(Folder(part, self._system, root))
-                    if sweep:
-                        folders[-1].sweep()
-                except FileNotFoundError:
-                    raise missing(self._folder, part) from None
-                except OSError as error:
-                    raise FolderError(printable(f"{self._folder / part}: the folder cannot be used: {error.strerror}")) from error
-            seen = looked_at(self._folder)
-            holders: dict[str, list[str]] = {}
-            for name, client in seen.clients.items():
-                for leaf in client.pem.content or ():
-                    holders.setdefault(leaf.fingerprint, []).append(name)
-            keys: dict[str, Tombstone] = {}
-            for stone in seen.snapshot.tombstones.values():
-                if stone.key_sha256 is not None:
-                    keys.setdefault(stone.key_sha256, stone)
-            yield Room(self._folder, root, folders[0], folders[1], seen, self._now, self._actor, holders, keys)
-        finally:
-            for folder in folders:
-                folder.close()
+    def _changing(self, dry_run: bool = False) -> Iterator[Room]:
+        """Give the room for a change; *dry_run*: for a look, without the lock, in which nothing may be changed."""
+        with (unlocked if dry_run else locked)(self._folder, self._system) as root:
+            folders: list[Folder] = []
+            try:
+                for part in (AUTHORIZED, REVOKED):
+                    try:
+                        folders.append(Folder(part, self._system, root))
+                        if not dry_run:
+                            folders[-1].sweep()
+                    except FileNotFoundError:
+                        raise missing(self._folder, part) from None
+                    except OSError as error:
+                        raise FolderError(
+                            printable(f"{self._folder / part}: the folder cannot be used: {error.strerror}")
+                        ) from error
+                yield Room(self._folder, root, folders[0], folders[1], looked_at(self._folder), self._now, self._actor)
+            finally:
+                for folder in folders:
+                    folder.close()
 
 
 def _told(stone: Tombstone) -> str:
