@@ -28,7 +28,11 @@ def _setting(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of one service, checked.  Times are seconds, sizes are bytes, 0 connections means no limit."""
+    """The settings of one service, checked.
+
+    Times are seconds (but for ``expiry_warning``, which nobody counts in them), sizes are bytes, 0 connections means no
+    limit.
+    """
 
     port: int = _setting(9443, "TCP port to listen on; 0 takes a free one.", least=0, most=65535)
     interface: str = _setting("", "Address to listen on; default: every one, IPv4 and IPv6.")
@@ -40,6 +44,9 @@ class Settings:
     )
     audit_log: Path | None = _setting(None, "File for the verdicts, one JSON object a line; default: none.")
     access_log: str | None = _setting(None, "File for the requests, or - for the service's own log; default: none.")
+    expiry_warning: int = _setting(
+        30, "Days before a certificate's end from which the log warns of it, once a day; 0: never.", least=0, most=3650
+    )
     handshake_timeout: float = _setting(10.0, "Seconds for a whole TLS handshake.", least=0.1)
     head_timeout: float = _setting(10.0, "Seconds from the first byte of a request's head to its last.", least=0.1)
     idle_timeout: float = _setting(60.0, "Seconds that a connection may wait between requests.", least=0.1)

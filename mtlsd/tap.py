@@ -18,11 +18,12 @@ from twisted.python import usage
 from twisted.web.resource import IResource
 
 from mtlsd import settings as settings_module
-from mtlsd.audit.sinks import Fanout, IAuditSink, JsonLinesSink, LineFile, LogSink
+from mtlsd.audit.sinks import Fanout, GraceSink, IAuditSink, JsonLinesSink, LineFile, LogSink
 from mtlsd.config import Config, read
 from mtlsd.configwatch import ConfigWatcher
 from mtlsd.deadlines import Deadlines
 from mtlsd.errors import MtlsdError
+from mtlsd.expirywatch import ExpiryWatch
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.identity import hush_the_parser
 from mtlsd.listen import bind
@@ -116,7 +117,7 @@ def _wire(
     _load(registry)
 
     files: list[LineFile] = []
-    sinks: list[IAuditSink] = [LogSink(Logger(namespace="mtlsd"))]
+    sinks: list[IAuditSink] = [LogSink(Logger(namespace="mtlsd")), GraceSink(seconds)]
     if settings.audit_log is not None:
         files.append(LineFile(settings.audit_log, seconds, user))
         sinks.append(JsonLinesSink(files[-1]))
@@ -182,6 +183,10 @@ def _wire(
     if pair.facts.not_after < _now():
         log.error("{path}: the server's certificate ended on {end}", path=settings.cert_path, end=pair.facts.not_after)
 
+    heartbeat = Heartbeat(reactor, seconds)
+    if settings.expiry_warning:
+        heartbeat.add(ExpiryWatch(registry.snapshot, _now, seconds, settings.expiry_warning).beat)
+
     return FrontDoor(
         reactor=reactor,
         listening=bind(settings.interface, settings.port),
@@ -196,7 +201,7 @@ def _wire(
         registry=registry,
         pair=PairWatcher(settings.key_path, settings.cert_path, use, seconds),
         config=watcher,
-        heartbeat=Heartbeat(reactor, seconds),
+        heartbeat=heartbeat,
         files=files,
         drain_timeout=settings.drain_timeout,
         early=early,

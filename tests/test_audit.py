@@ -18,7 +18,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mtlsd.audit.events import Event, Kind, certificate_fields, endpoint, rfc3339
-from mtlsd.audit.sinks import COMPLAINT_INTERVAL, Fanout, IAuditSink, JsonLinesSink, LineFile, LogSink, MemorySink
+from mtlsd.audit.sinks import COMPLAINT_INTERVAL, DAY, Fanout, GraceSink, IAuditSink, JsonLinesSink, LineFile, LogSink, MemorySink
 from mtlsd.errors import SettingsError
 from mtlsd.identity import Tls
 from mtlsd.policy import Reason
@@ -181,6 +181,54 @@ class Captured:
 
     def __exit__(self, *_: object) -> None:
         globalLogPublisher.removeObserver(self)
+
+
+class GraceSinkTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.captured = Captured()
+        self.sink = GraceSink(self.clock.seconds, Logger(observer=self.captured))
+
+    def accept(self, client: str = "alice", ended: timedelta = timedelta(days=1), kind: Kind = Kind.ACCEPTED) -> None:
+        fingerprint = client.encode().hex().ljust(64, "0")
+        self.sink.write(Event(AT, kind, client=client, fingerprint=fingerprint, not_after=AT - ended))
+
+    def test_who_is_let_in_on_grace(self) -> None:
+        """A grace hides that a renewal was forgotten, until it is over too."""
+        self.accept()
+        (line,) = self.captured.lines
+        told, remedy = line.split("; ")
+        self.assertEqual(told, "alice is let in on grace alone: certificate 616c696365000000 has ended on 2026-11-22")
+        self.assertEqual(remedy, "to put it right: mtlsd authorize NEW.pem --name alice --add")
+
+    def test_once_a_day(self) -> None:
+        """A client that comes back every second would fill the log with it."""
+        for _ in range(3):
+            self.accept()
+            self.accept("bob")
+            self.clock.advance(60)
+        self.assertEqual(len(self.captured.lines), 2)
+        self.clock.advance(DAY - 180)
+        self.accept()
+        self.accept("carol")
+        self.accept()
+        self.assertEqual([line.split(" ")[0] for line in self.captured.lines], ["alice", "bob", "alice", "carol"])
+
+    def test_it_forgets(self) -> None:
+        """Years of certificates that came and went would stay in memory."""
+        for nth in range(100):
+            self.accept(f"client{nth}")
+            self.clock.advance(DAY)
+        self.assertLessEqual(len(self.sink._said), 2)
+
+    def test_nobody_else(self) -> None:
+        """A word about grace for somebody who needs none, or was refused, sends the operator the wrong way."""
+        self.accept(ended=timedelta())
+        self.accept(ended=timedelta(days=-30))
+        self.accept(kind=Kind.REJECTED)
+        self.accept(kind=Kind.EXPIRED)
+        self.sink.write(Event(AT, Kind.ACCEPTED))
+        self.assertEqual(self.captured.lines, [])
 
 
 class LineFileTests(SynchronousTestCase):

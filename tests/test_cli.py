@@ -27,7 +27,7 @@ from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from tests.pki import Pair, make_pair
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-VERBS = ("authorize", "check", "clients", "explain", "init", "new", "revoke", "route")
+VERBS = ("authorize", "check", "clients", "explain", "export", "history", "import", "init", "new", "revoke", "route")
 
 
 class Base(SynchronousTestCase):
@@ -88,6 +88,7 @@ class UsageTests(Base):
             ("'--days'", ["new", "alice", "--out", "x", "--days", "soon"]),
             ("Missing option '--name'", ["authorize", "x.pem"]),
             ("unexpected extra argument", ["explain", "a.pem", "b.pem"]),
+            ("a length of time is a number and its unit", ["clients", "--expiring", "30"]),
         ):
             self.fails(2, said, *arguments)
 
@@ -119,7 +120,8 @@ class UsageTests(Base):
     def test_no_folder(self) -> None:
         """Lost: the word that `mtlsd init` makes the folder."""
         path = self.file(make_pair())
-        for arguments in (["clients"], ["explain", path], ["authorize", path, "--name", "alice"], ["revoke", "alice"]):
+        granting = (["authorize", path, "--name", "alice"], ["import", path], ["import", path, "--dry-run"])
+        for arguments in (*granting, ["clients"], ["explain", path], ["export"], ["history"], ["revoke", "alice"]):
             result = self.bare(*arguments, "--certs", "nowhere")
             self.one_line(result, 1, "no such folder nowhere: run mtlsd init --certs nowhere")
 
@@ -314,14 +316,14 @@ class AuthorizeTests(Base):
 
     def test_actor(self) -> None:
         """Lost: which of the administrators it was, behind sudo and without a terminal."""
-        with patch("mtlsd.cli.commands.os.getlogin", return_value="ann"):
+        with patch("mtlsd.cli.shared.os.getlogin", return_value="ann"):
             self.assertEqual(self.actor(), "ann")
-        with patch("mtlsd.cli.commands.os.getlogin", side_effect=OSError(6, "no terminal")):
-            with patch("mtlsd.cli.commands.os.geteuid", return_value=0), patch.dict(os.environ, {"SUDO_USER": "b\x1bob"}):
+        with patch("mtlsd.cli.shared.os.getlogin", side_effect=OSError(6, "no terminal")):
+            with patch("mtlsd.cli.shared.os.geteuid", return_value=0), patch.dict(os.environ, {"SUDO_USER": "b\x1bob"}):
                 self.assertEqual(self.actor(), r"b\x1bob")
             with patch.dict(os.environ):
                 os.environ.pop("SUDO_USER", None)
-                with patch("mtlsd.cli.commands.pwd.getpwuid", side_effect=KeyError):
+                with patch("mtlsd.cli.shared.pwd.getpwuid", side_effect=KeyError):
                     self.assertEqual(self.actor(), str(os.getuid()))
 
 
@@ -350,10 +352,37 @@ class ClientsTests(Base):
                 "subject": "CN=a\\1Bb",
                 "not_before": pair.leaf.not_before.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
                 "not_after": pair.leaf.not_after.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+                "ends": pair.leaf.not_after.strftime("%Y-%m-%dT%H:%M:%S.000Z"),
+                "on_grace": False,
                 "groups": ["ops"],
                 "file": "authorized/alice.pem",
             },
         )
+
+    def expiring(self, within: str) -> list[tuple[str, bool]]:
+        told = json.loads(self.done("clients", "--expiring", within, "--json"))
+        return [(client["name"], client["on_grace"]) for client in told]
+
+    def test_expiring(self) -> None:
+        """Lost: whose certificate runs out next, by when the client is shut out, and the silence for cron where it is nobody's."""
+        day = timedelta(days=1)
+        self.assertEqual(self.done("clients", "--expiring", "30d"), "")
+        for name, ends, terms in (
+            ("late", 40 * day, ""),
+            ("soon", 7 * day, ""),
+            ("sooner", 6 * day, ""),
+            ("spared", 7 * day, 'grace = "60d"'),
+            ("retired", 300 * day, "[retire]\n{} = " + f"{datetime.now(UTC) + 2 * day:%Y-%m-%dT%H:%M:%SZ}"),
+            ("gone", -day, ""),
+            ("grace", -day, 'grace = "3d"'),
+        ):
+            pair = make_pair(name, begins=-10 * day, ends=ends)
+            (self.certs / "authorized" / f"{name}.toml").write_text(terms.format(pair.fingerprint))
+            (self.certs / "authorized" / f"{name}.pem").write_bytes(pair.pem)
+        soon = [("gone", False), ("grace", True), ("retired", False)]
+        self.assertEqual(self.expiring("72h"), soon)
+        self.assertEqual(self.expiring("30d"), [*soon, ("sooner", False), ("soon", False)])
+        self.assertEqual([line.split()[0] for line in self.done("clients", "--expiring", "1s").splitlines()], ["NAME", "gone"])
 
     def test_piped(self) -> None:
         """Lost: whole names where no terminal limits them."""
@@ -516,9 +545,18 @@ class WordsTests(SynchronousTestCase):
             self.assertEqual(explanation.reason, reason)
             self.assertIn(f"no ({reason}): ", explanation_text(explanation))
 
-    def table(self, width: int | None, *clients: tuple[str, timedelta]) -> list[str]:
-        rows = [Authorization(name, self.leaf, NOW + left) for name, left in clients]
-        return clients_table(rows, NOW, width).splitlines()
+    def table(self, width: int | None, *clients: tuple[str, timedelta], now: datetime = NOW) -> list[str]:
+        rows = [Authorization(name, self.leaf, now + left) for name, left in clients]
+        return clients_table(rows, now, width).splitlines()
+
+    def test_grace(self) -> None:
+        """Lost: that a client is let in although its certificate has ended, and for how long still."""
+        clients = (("a", timedelta(days=3)), ("b", timedelta(days=40)), ("c", timedelta(seconds=-1)))
+        lines = self.table(None, *clients, now=self.leaf.not_after + timedelta(days=1))
+        ends = [line[lines[0].index("EXPIRES") :] for line in lines[1:]]
+        self.assertEqual(ends, ["2026-12-27 (on grace, 3 days left)", "2027-02-02 (on grace)", "2026-12-24 EXPIRED"])
+        narrow = self.table(45, *clients, now=self.leaf.not_after + timedelta(days=1))
+        self.assertEqual([line.rsplit("  ", 1)[1] for line in narrow[1:]], ["ON GRACE", "ON GRACE", "EXPIRED"])
 
     def test_expiry(self) -> None:
         """Lost: who has to be renewed soon, counted in days that have begun; and who is late."""

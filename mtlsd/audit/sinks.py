@@ -15,9 +15,12 @@ from zope.interface import Interface, implementer
 
 from mtlsd.audit.events import Event, Kind
 from mtlsd.errors import SettingsError
+from mtlsd.identity import GRANT_DIGITS
 
 #: Seconds between two complaints about one and the same problem.
 COMPLAINT_INTERVAL = 60.0
+#: Seconds between two words about one certificate that is let in on grace.
+DAY = 86_400.0
 
 
 class IAuditSink(Interface):
@@ -139,6 +142,35 @@ class LogSink:
             words = words.replace("{", "{{").replace("}", "}}")
         emit = self._log.info if event.event is Kind.ACCEPTED else self._log.warn
         emit(words, event=event)
+
+
+@implementer(IAuditSink)
+class GraceSink:
+    """Says in the service's log who is let in on grace alone: once a day for each certificate, not for each connection."""
+
+    def __init__(self, seconds: Callable[[], float], log: Logger | None = None) -> None:
+        """*seconds* is a monotonic clock."""
+        self._seconds = seconds
+        self._log = log or Logger()
+        # When it was said of which certificate, the longest ago first.
+        self._said: dict[str, float] = {}
+
+    def write(self, event: Event) -> None:
+        if event.event is not Kind.ACCEPTED or event.not_after is None or event.time <= event.not_after:
+            return
+        now, fingerprint = self._seconds(), event.fingerprint or ""
+        while self._said and now - self._said[oldest := next(iter(self._said))] >= DAY:
+            del self._said[oldest]
+        if fingerprint in self._said:
+            return
+        self._said[fingerprint] = now
+        self._log.warn(
+            "{client} is let in on grace alone: certificate {short} has ended on {end}; "
+            "to put it right: mtlsd authorize NEW.pem --name {client} --add",
+            client=event.client,
+            short=fingerprint[:GRANT_DIGITS],
+            end=f"{event.not_after:%Y-%m-%d}",
+        )
 
 
 @implementer(IAuditSink)

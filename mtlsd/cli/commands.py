@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
 import shlex
-import shutil
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import click
 
 from mtlsd import __version__
 from mtlsd.applications import missing
+from mtlsd.cli.bundles import export, import_
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
+from mtlsd.cli.history import history
+from mtlsd.cli.shared import as_json as _json
+from mtlsd.cli.shared import certs as _certs
+from mtlsd.cli.shared import checked as _checked
+from mtlsd.cli.shared import duration, width
+from mtlsd.cli.shared import now as _now
+from mtlsd.cli.shared import store as _store
 from mtlsd.cli.tables import clients_json, clients_table, explanation_text
 from mtlsd.clientpair import made_and_authorized
 from mtlsd.config import Config, ConfigError, read
@@ -30,8 +33,7 @@ from mtlsd.keys import MOST_DAYS, read_host
 from mtlsd.registry.founding import SERVER_CERTIFICATE, found, server_certificate
 from mtlsd.registry.pem import PemFile, certificates_in
 from mtlsd.registry.problems import Severity
-from mtlsd.registry.room import Change, in_force, looked_at, overruled
-from mtlsd.registry.store import Store
+from mtlsd.registry.room import Change, ending, in_force, looked_at, overruled
 from mtlsd.routing.explain import answered
 from mtlsd.text import printable
 
@@ -39,34 +41,13 @@ _PORT = 9443
 _LARGEST = 1 << 20
 _LOOPBACK = ("127.0.0.1", "::1")
 
-_certs = click.option(
-    "--certs",
-    metavar="DIR",
-    type=click.Path(readable=False, path_type=Path),
-    default=Path("certs"),
-    show_default=True,
-    help="Folder of the server's pair and of the authorized clients.",
-)
 _certs_or_configured = click.option(
     "--certs",
     metavar="DIR",
     type=click.Path(readable=False, path_type=Path),
     help="Folder of the authorized clients; default: what the configuration says, or certs.",
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _again = click.option("--again", is_flag=True, help="Let in what was revoked before.")
-
-
-def _checked(check: Callable[[str], str]) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Return a click callback that reads an option, or each value of a repeated one, with *check*."""
-
-    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-        try:
-            return tuple(map(check, value)) if isinstance(value, tuple) else None if value is None else check(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error), context, parameter) from error
-
-    return callback
 
 
 @click.group(
@@ -183,21 +164,26 @@ def authorize(file: str, name: str, add: bool, every: bool, again: bool, certs: 
     return _report("authorized", change)
 
 
-@mtlsd.command(short_help="List who is authorized.", epilog="Example: mtlsd clients --json")
+@mtlsd.command(short_help="List who is authorized.", epilog="Example: mtlsd clients --expiring 30d")
+@duration("--expiring", "Only certificates that end within this time or have ended, the next to end first")
 @_json
 @_certs
-def clients(as_json: bool, certs: Path) -> int:
-    """List who is authorized: name, fingerprint, kind of key, expiry."""
+def clients(expiring: timedelta | None, as_json: bool, certs: Path) -> int:
+    """List who is authorized: name, fingerprint, kind of key, expiry.
+
+    Expiry is when the client is shut out: grace and retirement (NAME.toml) count.
+    """
     seen = looked_at(certs)
     for problem in [*(problem.text for problem in seen.problems), *overruled(seen)]:
         complain(problem)
     authorizations = in_force(seen.snapshot)
+    if expiring is not None:
+        authorizations = ending(authorizations, _now() + expiring)
     if as_json:
-        click.echo(json.dumps(clients_json(authorizations, certs), indent=2))
+        click.echo(json.dumps(clients_json(authorizations, certs, _now()), indent=2))
     elif authorizations:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        click.echo(clients_table(authorizations, _now(), width))
-    else:
+        click.echo(clients_table(authorizations, _now(), width()))
+    elif expiring is None:
         complain(
             "no clients yet: mtlsd new NAME --out DIR makes the first, mtlsd authorize CERT.pem --name NAME takes one that is made"
         )
@@ -357,14 +343,6 @@ def _shown(file: str) -> str:
     return "standard input" if file == "-" else printable(file)
 
 
-def _store(certs: Path) -> Store:
-    return Store(certs, _now, _login_user())
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 def _own_hosts() -> list[str]:
     hosts = ["localhost"]
     for name in (socket.gethostname(), socket.getfqdn()):
@@ -376,14 +354,6 @@ def _own_hosts() -> list[str]:
     return list(dict.fromkeys([*hosts, *_LOOPBACK]))
 
 
-def _login_user() -> str:
-    """Return who gave the command: the person at the terminal, also behind sudo."""
-    with suppress(OSError):
-        return printable(os.getlogin())
-    user = os.environ.get("SUDO_USER")
-    if os.geteuid() == 0 and user:
-        return printable(user)
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
+mtlsd.add_command(export)
+mtlsd.add_command(history)
+mtlsd.add_command(import_)

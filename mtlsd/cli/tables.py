@@ -16,6 +16,10 @@ from mtlsd.text import days_left, printable, shortened
 SOON = timedelta(days=30)
 _GAP = "  "
 _LEAST_NAME = 12
+#: The columns of `mtlsd history`.
+HISTORY_HEADS = ("TIME (UTC)", "EVENT", "CLIENT", "FINGERPRINT", "ACTOR", "DETAIL")
+_LEAST_DETAIL = 16
+_DAY = len("2026-11-23")
 
 _IN_WORDS = {
     Reason.UNKNOWN_CERTIFICATE: "nobody has authorized it",
@@ -38,8 +42,8 @@ def clients_table(clients: Iterable[Authorization], now: datetime, width: int | 
     long = ["FINGERPRINT", *(certificate.fingerprint[:GRANT_DIGITS] for _, certificate in rows)]
     # As many digits as a lookup takes: shortened, a fingerprint is still good for `mtlsd revoke --fingerprint`.
     short = ["PRINT", *(certificate.fingerprint[:LOOKUP_DIGITS] for _, certificate in rows)]
-    worded = ["EXPIRES", *(_expiry(client.ends, now, words=True) for client, _ in rows)]
-    terse = ["EXPIRES", *(_expiry(client.ends, now, words=False) for client, _ in rows)]
+    worded = ["EXPIRES", *(_expiry(client, now, words=True) for client, _ in rows)]
+    terse = ["EXPIRES", *(_expiry(client, now, words=False) for client, _ in rows)]
     layouts = ([long, keys, worded], [long, keys, terse], [long, terse], [short, terse])
     if width is None:
         return _table([names, *layouts[0]])
@@ -55,7 +59,39 @@ def clients_table(clients: Iterable[Authorization], now: datetime, width: int | 
     return "\n".join(shortened(line, width) for line in _table([fitted, *columns]).splitlines())
 
 
-def clients_json(clients: Iterable[Authorization], folder: Path) -> list[dict[str, object]]:
+def history_table(rows: Iterable[Sequence[str]], width: int | None) -> list[str]:
+    """Return the lines of the table of events, heads first, of at most *width* characters each (``None``: any).
+
+    In a narrow terminal the actor, the time of the day and half of the fingerprint give way before names do; the detail
+    takes what is left, and goes where that is next to nothing.
+    """
+    times, events, clients, long, actors, details = zip(HISTORY_HEADS, *rows, strict=True)
+    if width is None:
+        return _table([times, events, clients, long, actors, details]).splitlines()
+    days = ["DAY", *(time[:_DAY] for time in times[1:])]
+    short = ["PRINT", *(one[:LOOKUP_DIGITS] for one in long[1:])]
+    wanted, detail = max(map(len, clients)), min(max(map(len, details)), _LEAST_DETAIL) + len(_GAP)
+    room = 0
+    front: Sequence[Sequence[str]] = ()
+    back: Sequence[Sequence[str]] = ()
+    for front, back, with_detail in (
+        ((times, events), (long, actors), True),
+        ((times, events), (long,), True),
+        ((days, events), (long,), True),
+        ((days, events), (short,), True),
+        ((days, events), (short,), False),
+    ):
+        if not with_detail:
+            detail = 0
+        room = width - sum(max(map(len, column)) + len(_GAP) for column in (*front, *back)) - detail
+        if room >= min(wanted, _LEAST_NAME):
+            break
+    fitted = [shortened(client, max(room, 1)) for client in clients]
+    columns = [*front, fitted, *back, *([details] if detail else [])]
+    return [shortened(line, width) for line in _table(columns).splitlines()]
+
+
+def clients_json(clients: Iterable[Authorization], folder: Path, now: datetime) -> list[dict[str, object]]:
     """Return the list of ``mtlsd clients --json``; its keys are a contract.  ``file`` counts from *folder*."""
     shown = printable(str(folder)) + "/"
     return [
@@ -66,6 +102,8 @@ def clients_json(clients: Iterable[Authorization], folder: Path) -> list[dict[st
             "subject": client.certificate.subject,
             "not_before": rfc3339(client.certificate.not_before),
             "not_after": rfc3339(client.certificate.not_after),
+            "ends": rfc3339(client.ends),
+            "on_grace": client.on_grace(now),
             "groups": list(client.groups),
             "file": client.file.removeprefix(shown),
         }
@@ -108,10 +146,12 @@ def _table(columns: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _expiry(ends: datetime, now: datetime, *, words: bool) -> str:
-    day, left = f"{ends:%Y-%m-%d}", ends - now
+def _expiry(client: Authorization, now: datetime, *, words: bool) -> str:
+    day, left = f"{client.ends:%Y-%m-%d}", client.ends - now
     if left < timedelta():
         return f"{day} EXPIRED" if words else "EXPIRED"
-    if not words or left >= SOON:
-        return day
-    return f"{day} ({days_left(left)})"
+    on_grace = client.on_grace(now)
+    if not words:
+        return "ON GRACE" if on_grace else day
+    told = [*(["on grace"] if on_grace else []), *([days_left(left)] if left < SOON else [])]
+    return f"{day} ({', '.join(told)})" if told else day

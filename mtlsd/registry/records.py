@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -27,6 +28,10 @@ class Authorization:
     ends: datetime
     groups: tuple[str, ...] = ()
     file: str = ""
+
+    def on_grace(self, now: datetime) -> bool:
+        """Tell whether the certificate has ended, and its client is let in by the operator's ``grace`` alone."""
+        return self.certificate.not_after < now <= self.ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,15 @@ class Snapshot:
     def clients(self) -> frozenset[str]:
         """Return the names of the clients that have a certificate."""
         return frozenset(authorization.client for authorization in self.authorized.values())
+
+    @cached_property
+    def buried_keys(self) -> Mapping[str, Tombstone]:
+        """The tombstones by the hex SHA-256 of their certificate's public key, where they tell it; of several, the first."""
+        found: dict[str, Tombstone] = {}
+        for stone in self.tombstones.values():
+            if stone.key_sha256 is not None:
+                found.setdefault(stone.key_sha256, stone)
+        return found
 
     def differs(self, other: Snapshot) -> frozenset[str]:
         """Return the fingerprints whose standing in *other* is not what it is here."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
+from mtlsd.durations import read_duration
 from mtlsd.errors import SettingsError
 from mtlsd.identity import parse_fingerprint
 from mtlsd.text import printable, shortened
 
 #: The name of a group.
 GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
-_GRACE = re.compile(r"(?:0|([0-9]{1,5})([dhms]))\Z", re.ASCII)
-_UNITS = {"d": "days", "h": "hours", "m": "minutes", "s": "seconds"}
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,6})?(?:[Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
 _LATEST = datetime.max.replace(tzinfo=UTC)
 
@@ -68,11 +68,12 @@ def _groups(value: object) -> tuple[str, ...]:
 
 
 def _grace(value: object) -> timedelta:
-    match = _GRACE.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise SettingsError('grace is a text like "7d", "12h", "30m", "45s" or "0"')
-    number, unit = match.groups()
-    return timedelta(**{_UNITS[unit]: int(number)}) if unit else timedelta()
+    if value == "0":
+        return timedelta()
+    with suppress(ValueError):
+        if isinstance(value, str):
+            return read_duration(value)
+    raise SettingsError('grace is a text like "7d", "12h", "30m", "45s" or "0"')
 
 
 def _retire(value: object) -> Mapping[str, datetime]:
