@@ -22,6 +22,7 @@ from mtlsd.audit.sinks import Fanout, IAuditSink, JsonLinesSink, LineFile, LogSi
 from mtlsd.config import Config, read
 from mtlsd.configwatch import ConfigWatcher
 from mtlsd.deadlines import Deadlines
+from mtlsd.enrol.pending import Pending
 from mtlsd.errors import MtlsdError
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.identity import hush_the_parser
@@ -155,15 +156,27 @@ def _wire(
             wanted=settings.max_handshakes,
             descriptors=descriptors,
         )
+    sink = Fanout(sinks)
+    pending = None
+    if settings.pending:
+        pending = Pending(
+            settings.certs,
+            registry=registry,
+            sink=sink,
+            in_thread=lambda work: in_daemon_thread(reactor, work),
+            seconds=seconds,
+            now=_now,
+        )
     door = Door(
         settings=settings,
         registry=registry,
-        sink=Fanout(sinks),
+        sink=sink,
         deadlines=deadlines,
         site=site,
         now=_now,
         name=secrets.token_hex(4),
         max_handshakes=max_handshakes,
+        knock=None if pending is None else pending.knock,
     )
 
     clients = AuthorizedClients(registry)
@@ -189,6 +202,7 @@ def _wire(
         registry=registry,
         pair=PairWatcher(settings.key_path, settings.cert_path, use, seconds),
         config=watcher,
+        pending=pending,
         heartbeat=Heartbeat(reactor, seconds),
         files=files,
         drain_timeout=settings.drain_timeout,

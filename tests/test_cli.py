@@ -27,7 +27,7 @@ from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from tests.pki import Pair, make_pair
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-VERBS = ("authorize", "check", "clients", "explain", "init", "new", "revoke", "route")
+VERBS = ("approve", "authorize", "check", "clients", "dismiss", "explain", "init", "new", "pending", "revoke", "route")
 
 
 class Base(SynchronousTestCase):
@@ -314,14 +314,14 @@ class AuthorizeTests(Base):
 
     def test_actor(self) -> None:
         """Lost: which of the administrators it was, behind sudo and without a terminal."""
-        with patch("mtlsd.cli.commands.os.getlogin", return_value="ann"):
+        with patch("mtlsd.cli.common.os.getlogin", return_value="ann"):
             self.assertEqual(self.actor(), "ann")
-        with patch("mtlsd.cli.commands.os.getlogin", side_effect=OSError(6, "no terminal")):
-            with patch("mtlsd.cli.commands.os.geteuid", return_value=0), patch.dict(os.environ, {"SUDO_USER": "b\x1bob"}):
+        with patch("mtlsd.cli.common.os.getlogin", side_effect=OSError(6, "no terminal")):
+            with patch("mtlsd.cli.common.os.geteuid", return_value=0), patch.dict(os.environ, {"SUDO_USER": "b\x1bob"}):
                 self.assertEqual(self.actor(), r"b\x1bob")
             with patch.dict(os.environ):
                 os.environ.pop("SUDO_USER", None)
-                with patch("mtlsd.cli.commands.pwd.getpwuid", side_effect=KeyError):
+                with patch("mtlsd.cli.common.pwd.getpwuid", side_effect=KeyError):
                     self.assertEqual(self.actor(), str(os.getuid()))
 
 

@@ -186,6 +186,7 @@ class CommandTests(SynchronousTestCase):
             "certs/README.md",
             "docs/applications.md",
             "docs/browsers.md",
+            "docs/enrolment.md",
             "docs/events.md",
             "docs/migrating.md",
             "docs/routes.md",
@@ -194,7 +195,8 @@ class CommandTests(SynchronousTestCase):
             "CONTRIBUTING.md",
         ):
             for found in re.finditer(
-                r"(?<!twistd )\bmtlsd (authorize|check|clients|explain|init|new|revoke|route)\b([^`\n]*)", page(name)
+                r"(?<!twistd )\bmtlsd (approve|authorize|check|clients|dismiss|explain|init|new|pending|revoke|route)\b([^`\n]*)",
+                page(name),
             ):
                 options = {option for parameter in command.commands[found[1]].params for option in parameter.opts}
                 for option in re.findall(r"(?<!\S)--[a-z-]+", found[2]):

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
 import shlex
 import shutil
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import click
 
 from mtlsd import __version__
 from mtlsd.applications import missing
+from mtlsd.cli.common import again_option as _again
+from mtlsd.cli.common import certs_option as _certs
+from mtlsd.cli.common import checked as _checked
+from mtlsd.cli.common import json_option as _json
+from mtlsd.cli.common import now as _now
+from mtlsd.cli.common import report as _report
+from mtlsd.cli.common import store as _store
+from mtlsd.cli.enrolment import ENROLMENT
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
 from mtlsd.cli.tables import clients_json, clients_table, explanation_text
 from mtlsd.clientpair import made_and_authorized
 from mtlsd.config import Config, ConfigError, read
 from mtlsd.errors import CertificateError, FolderError, MtlsdError
 from mtlsd.explain import explained
-from mtlsd.identity import GRANT_DIGITS, LOOKUP_DIGITS, parse_fingerprint
+from mtlsd.identity import LOOKUP_DIGITS, parse_fingerprint
 from mtlsd.keys import MOST_DAYS, read_host
 from mtlsd.registry.founding import SERVER_CERTIFICATE, found, server_certificate
 from mtlsd.registry.pem import PemFile, certificates_in
 from mtlsd.registry.problems import Severity
-from mtlsd.registry.room import Change, in_force, looked_at, overruled
-from mtlsd.registry.store import Store
+from mtlsd.registry.room import in_force, looked_at, overruled
+from mtlsd.registry.waiting import is_waiting
 from mtlsd.routing.explain import answered
 from mtlsd.text import printable
 
@@ -39,34 +42,12 @@ _PORT = 9443
 _LARGEST = 1 << 20
 _LOOPBACK = ("127.0.0.1", "::1")
 
-_certs = click.option(
-    "--certs",
-    metavar="DIR",
-    type=click.Path(readable=False, path_type=Path),
-    default=Path("certs"),
-    show_default=True,
-    help="Folder of the server's pair and of the authorized clients.",
-)
 _certs_or_configured = click.option(
     "--certs",
     metavar="DIR",
     type=click.Path(readable=False, path_type=Path),
     help="Folder of the authorized clients; default: what the configuration says, or certs.",
 )
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_again = click.option("--again", is_flag=True, help="Let in what was revoked before.")
-
-
-def _checked(check: Callable[[str], str]) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    """Return a click callback that reads an option, or each value of a repeated one, with *check*."""
-
-    def callback(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-        try:
-            return tuple(map(check, value)) if isinstance(value, tuple) else None if value is None else check(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error), context, parameter) from error
-
-    return callback
 
 
 @click.group(
@@ -84,6 +65,10 @@ def mtlsd(context: click.Context) -> None:
     """
     if context.invoked_subcommand is None:
         context.fail(f"which verb? {', '.join(mtlsd.list_commands(context))}")
+
+
+for _verb in ENROLMENT:
+    mtlsd.add_command(_verb)
 
 
 @mtlsd.command(
@@ -239,7 +224,7 @@ def explain(file: str, as_json: bool, certs: Path) -> int:
     """
     leaf = _read_pem(file).leaves[0]
     seen = looked_at(certs)
-    explanation = explained(leaf, seen.snapshot, _now())
+    explanation = explained(leaf, seen.snapshot, _now(), kept=is_waiting(certs, leaf.fingerprint))
     if not explanation.accepted:
         # The reason may be a file that cannot be read.
         for problem in seen.problems:
@@ -319,19 +304,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _report(done: str, change: Change) -> int:
-    for fingerprint in change.fingerprints:
-        whose = (
-            f" as {change.client}" if change.client and done == "authorized" else f", of {change.client}" if change.client else ""
-        )
-        click.echo(f"{done} {fingerprint[:GRANT_DIGITS]}{whose}")
-    for note in change.notes:
-        click.echo(note)
-    for problem in change.problems:
-        complain(problem)
-    return REFUSED if change.problems else DONE
-
-
 def _read_pem(file: str) -> PemFile:
     """Read the certificates of a file, or of standard input for ``-``.  There is at least one."""
     try:
@@ -357,14 +329,6 @@ def _shown(file: str) -> str:
     return "standard input" if file == "-" else printable(file)
 
 
-def _store(certs: Path) -> Store:
-    return Store(certs, _now, _login_user())
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 def _own_hosts() -> list[str]:
     hosts = ["localhost"]
     for name in (socket.gethostname(), socket.getfqdn()):
@@ -374,16 +338,3 @@ def _own_hosts() -> list[str]:
             if not host.endswith(".arpa"):
                 hosts.append(host)
     return list(dict.fromkeys([*hosts, *_LOOPBACK]))
-
-
-def _login_user() -> str:
-    """Return who gave the command: the person at the terminal, also behind sudo."""
-    with suppress(OSError):
-        return printable(os.getlogin())
-    user = os.environ.get("SUDO_USER")
-    if os.geteuid() == 0 and user:
-        return printable(user)
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())

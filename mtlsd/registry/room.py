@@ -81,6 +81,16 @@ def overruled(seen: Scan) -> list[str]:
     ]
 
 
+def in_ledger(folder: Path, root: Folder, events: Sequence[Event]) -> list[str]:
+    """Write the ledger of a change that stands; tell what goes wrong.  *root* is the open *folder*, its lock held."""
+    try:
+        ledger.append(root, events)
+    except OSError as error:
+        path = printable(str(folder / ledger.LEDGER))
+        return [f"{path}: cannot be written: {error.strerror}; the change stands, but it is not recorded"]
+    return []
+
+
 @dataclass(frozen=True, slots=True)
 class Room:
     """The folder while its lock is held: what stands in it, and the steps of a change."""
@@ -246,12 +256,7 @@ class Room:
         events = [self._event(kind, name, one, detail) for one in what]
         if always and not events:
             events.append(Event(time=self.now(), event=kind, client=name, detail=detail, actor=self.actor))
-        problems = list(problems)
-        try:
-            ledger.append(self.root, events)
-        except OSError as error:
-            path = printable(str(self.folder / ledger.LEDGER))
-            problems.append(f"{path}: cannot be written: {error.strerror}; the change stands, but it is not recorded")
+        problems = [*problems, *in_ledger(self.folder, self.root, events)]
         return Change(name, tuple(one.fingerprint for one in what), tuple(notes), tuple(problems))
 
     def _event(self, kind: Kind, name: str | None, one: Burial | Certificate, detail: str | None) -> Event:
