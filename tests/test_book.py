@@ -188,6 +188,33 @@ class PlaceTests(Base):
             self.assertTrue(self.has("alice"))
             self.assertEqual(len(self.book), LIMIT)
 
+    def test_beside_a_flood(self) -> None:
+        """Lost: who has one bad neighbour would pay for it, as if the flood were theirs."""
+        self.knock("alice", "198.51.100.7")
+        for nth in range(3 * SHARE):
+            self.knock(f"flood {nth}", "198.51.100.1")
+        for nth in range(LIMIT - 3):
+            self.knock(f"elsewhere {nth}", f"10.{nth // 250}.{nth % 250}.1")
+        self.assertTrue(self.has("alice"))
+
+    def test_who_was_pushed_out_comes_back(self) -> None:
+        """Lost: with thousands of networks knocking, whoever waits is off the list again before the minute is over."""
+        self.knock("alice", "192.0.2.2")
+        for nth in range(5 * LIMIT):
+            self.knock(f"flood {nth}", f"10.{nth // 250}.{nth % 250}.1")
+        self.assertFalse(self.has("alice"))
+        self.seconds += 61
+        self.knock("alice", "192.0.2.2")
+        for nth in range(5 * LIMIT):
+            self.knock(f"more {nth}", f"11.{nth // 250}.{nth % 250}.1")
+        self.assertTrue(self.has("alice"))
+
+    def test_memory_of_those_pushed_out_is_bounded(self) -> None:
+        """Lost: a flood would grow what is remembered of it for ever."""
+        for nth in range(25 * LIMIT):
+            self.knock(f"flood {nth}", "192.0.2.1")
+        self.assertEqual(len(self.book._pushed_out), 20_000)
+
     def test_who_comes_back_stays(self) -> None:
         """Lost: whoever waits for the operator would be pushed out by certificates that are made to be shown once."""
         self.comes_back("alice", "192.0.2.2")
@@ -256,9 +283,8 @@ class PlaceTests(Base):
         self.assertTrue(all(one in book for one in files))
         for one in list(files):
             book.forget(one)
-        self.assertEqual(
-            (len(book), book._groups, book._once, book._back, dict(book._hoods), book._untold), (0, {}, {}, {}, {}, {})
-        )
+        left = [book._groups, book._once, book._back, book._within, book._untold, dict(book._weights)]
+        self.assertEqual((len(book), [one for one in left if one]), (0, []))
 
 
 class NeighbourhoodTests(SynchronousTestCase):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import stat
@@ -18,14 +19,16 @@ from zope.interface import implementer
 
 from mtlsd.audit.events import Event, Kind
 from mtlsd.audit.sinks import MemorySink
+from mtlsd.enrol.book import Book
 from mtlsd.enrol.files import Outcome, PendingFolder
 from mtlsd.enrol.pending import AT_ONCE, REPEATED, SELDOM, Pending
 from mtlsd.registry.atomic import System
-from mtlsd.registry.knock import Knock, file_of
+from mtlsd.registry.knock import Knock, file_of, written
 from mtlsd.registry.memory import MemoryRegistry
 from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from mtlsd.registry.waiting import waiting
 from tests.pki import Pair, make_pair
+from tests.test_store import Faulty, Killed
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
@@ -76,8 +79,11 @@ class Base(SynchronousTestCase):
         return make_pair(name, now=NOW, **more)  # type: ignore[arg-type]
 
     def knock(self, pair: Pair, address: str = "192.0.2.1") -> bool:
+        return self.pending.knock(self.verdict(pair, address), pair.der)
+
+    def verdict(self, pair: Pair, address: str = "192.0.2.1") -> Event:
         leaf = pair.leaf
-        verdict = Event(
+        return Event(
             time=self.now(),
             event=Kind.REJECTED,
             reason="unknown-certificate",
@@ -88,7 +94,6 @@ class Base(SynchronousTestCase):
             not_after=leaf.not_after,
             peer=(address, 50514),
         )
-        return self.pending.knock(verdict, pair.der)
 
     def advance(self, seconds: float = 1.0) -> None:
         """Let time pass, a beat a second."""
@@ -394,3 +399,62 @@ class UnwritableTests(Base):
         self.in_thread = healthy
         self.advance(SELDOM)
         self.assertEqual(set(self.kept()), {alice.fingerprint})
+
+
+class WholeTests(Base):
+    """A failure, or a kill, at each system call of the server's own writing."""
+
+    def scenario(self, system: System) -> Outcome:
+        """Start, and write: one that is new, one that is known, and one that is to go."""
+        files = PendingFolder(self.certs, system)
+        book = Book()
+        for knock in files.load().knocks:
+            book.adopt(knock)
+        for pair in (self.new, self.known):
+            book.knock(self.verdict(pair), pair.der)
+        book.forget(self.old.fingerprint)
+        return files.apply(book.take(10, repeated=True))
+
+    def prepare(self) -> None:
+        shutil.rmtree(self.certs)
+        self.certs.mkdir()
+        self.old, self.known, self.new = self.pair("old"), self.pair("known"), self.pair("new")
+        folder = self.certs / "pending"
+        folder.mkdir(mode=0o700)
+        for pair in (self.old, self.known):
+            (folder / file_of(pair.fingerprint)).write_bytes(written(pair.der, "192.0.2.1", NOW, NOW, 1))
+        (folder / ".mtlsd-left").touch()
+
+    def test_each(self) -> None:
+        """Lost: half a file, which would be passed over, or one that nobody asked to be rid of; or what a kill has left."""
+        self.prepare()
+        probe = Faulty(-1)
+        self.assertIsNone(self.scenario(probe).problem)
+        self.assertGreater(probe.count, 8)
+        for fatal in (False, True):
+            for at in range(probe.count):
+                self.prepare()
+                with self.subTest(at=at, fatal=fatal):
+                    with contextlib.suppress(Killed, OSError):
+                        self.scenario(Faulty(at, fatal))
+                    kept = self.kept()
+                    self.assertIn(self.known.fingerprint, kept)
+                    self.assertIn(kept[self.known.fingerprint].count, (1, 2))
+                    self.scenario(System())
+                    self.assertEqual(set(self.kept()), {self.known.fingerprint, self.new.fingerprint})
+                    self.assertEqual(list((self.certs / "pending").glob(".*")), [])
+
+    def test_makes_its_folder(self) -> None:
+        """Lost: a folder that a kill has left half made would keep the server from keeping anything."""
+        shutil.rmtree(self.certs)
+        self.certs.mkdir()
+        probe = Faulty(-1)
+        PendingFolder(self.certs, probe).load()
+        for fatal in (False, True):
+            for at in range(probe.count):
+                shutil.rmtree(self.certs)
+                self.certs.mkdir()
+                with contextlib.suppress(Killed, OSError):
+                    PendingFolder(self.certs, Faulty(at, fatal)).load()
+                PendingFolder(self.certs).load()
+                self.assertEqual(stat.S_IMODE((self.certs / "pending").stat().st_mode), 0o700)

@@ -4,15 +4,17 @@ Whoever shows a certificate that nobody knows chooses all that is noted here, an
 what is kept is bounded, and so is what a stranger can push out:
 
 - An address (IPv6: a /64) has a share.  When that is full, its own newcomer takes the place of one of its own.
-- When the book is full, the neighbourhood (IPv4: a /24, IPv6: a /48) that holds most gives one up, be it that of the newcomer.
+- When the book is full, the neighbourhood (IPv4: a /24, IPv6: a /48) that holds most gives one up, be it that of the newcomer;
+  in it, the address that holds most.
 - Of those, it is not simply the oldest.  Who came back after a minute is more likely to be somebody who waits: the place is
   taken of the one who was silent longest among those who did not, as long as they hold more than a fifth of the places.  So
   who floods with certificates that are shown once fights for the places of such, and who waits keeps his.
+- Who was pushed out is remembered for a while, by a few bytes: who comes back to that has come back too.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -27,6 +29,8 @@ LIMIT, SHARE = 1000, 50
 LONGEST = timedelta(days=30)
 #: Who comes back after this has come back.
 RETURNS = timedelta(minutes=1)
+#: Certificates that are remembered after they were pushed out: at 300 knocks a second, for a minute.
+_REMEMBERED = 20_000
 #: Those who came back may hold all but one part in this many.
 _NEWCOMERS = 5
 
@@ -98,11 +102,14 @@ class Book:
     _groups: dict[str, dict[str, Entry]] = field(default_factory=dict)
     _once: dict[str, Entry] = field(default_factory=dict)
     _back: dict[str, Entry] = field(default_factory=dict)
-    # How many a neighbourhood holds.
-    _hoods: Counter[str] = field(default_factory=Counter)
+    # How many a neighbourhood holds, and the addresses in it.
+    _weights: Counter[str] = field(default_factory=Counter)
+    _within: dict[str, set[str]] = field(default_factory=dict)
     # Those of which a file is to be written, and the files that are to go.
     _untold: dict[str, Entry] = field(default_factory=dict)
     _gone: set[str] = field(default_factory=set)
+    # When those who were pushed out had knocked first.
+    _pushed_out: OrderedDict[bytes, datetime] = field(default_factory=OrderedDict)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -118,7 +125,8 @@ class Book:
             return False
         entry = self._entries.get(fingerprint)
         if entry is None:
-            entry = Entry(fingerprint, address, verdict.not_after, at, at, since=at)
+            before = self._pushed_out.pop(_short(fingerprint), at)
+            entry = Entry(fingerprint, address, verdict.not_after, min(before, at), at, since=at)
             self._add(entry)
         else:
             entry.count += 1
@@ -149,9 +157,10 @@ class Book:
         del self._groups[entry.group][fingerprint]
         if not self._groups[entry.group]:
             del self._groups[entry.group]
-        self._hoods[entry.hood] -= 1
-        if not self._hoods[entry.hood]:
-            del self._hoods[entry.hood]
+            self._within[entry.hood].discard(entry.group)
+        self._weights[entry.hood] -= 1
+        if not self._weights[entry.hood]:
+            del self._weights[entry.hood], self._within[entry.hood]
         if entry.filed:
             self._gone.add(fingerprint)
 
@@ -211,12 +220,13 @@ class Book:
         entry.group, entry.hood = address_group(entry.address), neighbourhood(entry.address)
         own = self._groups.get(entry.group, {})
         if len(own) >= self.share:
-            self.forget(_least(list(own.values())))
+            self._push_out(_least(list(own.values())))
         elif len(self._entries) >= self.limit:
-            self.forget(self._least_of_the_heaviest(entry.hood))
+            self._push_out(self._least_of_the_heaviest(entry.hood))
         self._entries[entry.fingerprint] = entry
         self._groups.setdefault(entry.group, {})
-        self._hoods[entry.hood] += 1
+        self._weights[entry.hood] += 1
+        self._within.setdefault(entry.hood, set()).add(entry.group)
         self._ordered(entry)
 
     def _ordered(self, entry: Entry) -> None:
@@ -227,20 +237,30 @@ class Book:
         for order in (group, self._back if entry.came_back else self._once):
             order[entry.fingerprint] = entry
 
-    def _least_of_the_heaviest(self, newcomer: str) -> str:
-        # It costs some ten microseconds of a handshake, and only when the book is full.
-        most = max(self._hoods.values())
-        own = self._hoods[newcomer] + 1 > most
-        fifth = len(self._once) * _NEWCOMERS > len(self._entries)
-        for order in (self._once, self._back) if fifth else (self._back, self._once):
-            for entry in order.values():
-                if entry.hood == newcomer if own else self._hoods[entry.hood] == most:
-                    return entry.fingerprint
-        raise AssertionError("a full book holds somebody")
+    def _push_out(self, entry: Entry) -> None:
+        self._pushed_out[_short(entry.fingerprint)] = entry.first
+        if len(self._pushed_out) > _REMEMBERED:
+            self._pushed_out.popitem(last=False)
+        self.forget(entry.fingerprint)
+
+    def _least_of_the_heaviest(self, newcomer: str) -> Entry:
+        # It costs some ten microseconds of a refusal, and only when the book is full.
+        most = max(self._weights.values())
+        once_first = len(self._once) * _NEWCOMERS > len(self._entries)
+        everyone = [*self._once.values(), *self._back.values()] if once_first else [*self._back.values(), *self._once.values()]
+        if self._weights[newcomer] + 1 > most:
+            hood = newcomer
+        else:
+            hood = next(entry.hood for entry in everyone if self._weights[entry.hood] == most)
+        largest = max(len(self._groups[group]) for group in self._within[hood])
+        return next(entry for entry in everyone if entry.hood == hood and len(self._groups[entry.group]) == largest)
 
 
-def _least(entries: Sequence[Entry]) -> str:
-    """Return the fingerprint of the one that gives up its place to another of its address."""
+def _least(entries: Sequence[Entry]) -> Entry:
+    """Return the one that gives up its place to another of its address."""
     once = [entry for entry in entries if not entry.came_back]
-    pool = once if len(once) * _NEWCOMERS > len(entries) else [entry for entry in entries if entry.came_back]
-    return pool[0].fingerprint
+    return once[0] if len(once) * _NEWCOMERS > len(entries) else next(entry for entry in entries if entry.came_back)
+
+
+def _short(fingerprint: str) -> bytes:
+    return bytes.fromhex(fingerprint[:32])
