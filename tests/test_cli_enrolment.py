@@ -46,7 +46,7 @@ class PendingTests(Base):
         self.assertEqual(header.split("  ")[:2], ["FINGERPRINT", ""])
         self.assertIn("CLAIMS TO BE", header)
         self.assertEqual((row.split()[:3], row.split()[-1]), ([alice.fingerprint[:16], "CN=alice", "192.0.2.1"], "3"))
-        self.assertIn("These are claims.", note[0])
+        self.assertIn("These are claims (times in UTC).", note[0])
 
     def test_json(self) -> None:
         """Lost: the keys that scripts rely on."""

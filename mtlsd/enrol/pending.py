@@ -5,6 +5,7 @@ The handshake only notes a knock in memory; all files are written off the reacto
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
@@ -139,7 +140,8 @@ class Pending:
             self._failed_at = self._seconds()
             if self._problem is None:
                 self._log.error(
-                    "{folder}: cannot be used: {why}; unknown certificates are refused as ever, but not kept for mtlsd approve",
+                    "{folder}: cannot be used: {why}; unknown certificates are refused as ever, but not kept until user {user} may write there",
+                    user=os.geteuid(),
                     folder=self._shown,
                     why=problem,
                 )
