@@ -271,8 +271,7 @@ class PlaceTests(Base):
             else:
                 batch = book.take(3, repeated=bool(who % 2))
                 if what == "b":
-                    files -= set(batch.gone)
-                    book.put_back(batch.pages)
+                    book.put_back(batch.pages, batch.gone)
                 else:
                     files = files - set(batch.gone) | {page.fingerprint for page in batch.pages}
             self.assertLessEqual(len(book), 8)

@@ -344,6 +344,19 @@ class UnwritableTests(Base):
         self.advance(SELDOM)
         self.assertEqual(set(self.kept()), {alice.fingerprint})
 
+    def test_cannot_be_opened_for_a_while(self) -> None:
+        """Lost: what was to go while the folder could not be used would stay on the disk until the next start."""
+        alice = self.pair()
+        self.knock(alice)
+        self.advance()
+        (self.certs / "pending").chmod(0o777)
+        self.registry.publish(Snapshot({}, {alice.fingerprint: Tombstone(alice.fingerprint)}))
+        self.advance()
+        (self.certs / "pending").chmod(0o700)
+        self.assertEqual(set(self.kept()), {alice.fingerprint})
+        self.advance(SELDOM)
+        self.assertEqual(self.kept(), {})
+
     def test_swept_up(self) -> None:
         """Lost: a command that tidies up at the same moment would cost a knock, or be taken for a broken disk."""
 

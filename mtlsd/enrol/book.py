@@ -199,8 +199,9 @@ class Book:
         gone, self._gone = tuple(sorted(self._gone)), set()
         return Batch(gone, tuple(pages))
 
-    def put_back(self, pages: Iterable[Page]) -> None:
-        """Take back that these pages were written: they were not."""
+    def put_back(self, pages: Iterable[Page], gone: Iterable[str] = ()) -> None:
+        """Take back that these pages were written, and that the files of *gone* were removed: they were not."""
+        self._gone |= {fingerprint for fingerprint in gone if fingerprint not in self._entries}
         for page in pages:
             entry = self._entries.get(page.fingerprint)
             if entry is not None:

@@ -106,13 +106,14 @@ class Pending:
         if batch or self._problem is not None:
             self._running = True
             running = maybeDeferred(self._in_thread, partial(self._files.apply, batch))
-            running.addCallbacks(self._take, partial(self._failed, batch))
+            running.addCallbacks(partial(self._take, batch), partial(self._failed, batch))
             running.addErrback(lambda failure: self._log.failure("what was kept was not taken note of", failure))
 
     def stop(self) -> None:
         """Write what is left, here and now, unless a write is under way that may never end."""
         if not self._running and self._problem is None:
-            self._take(self._files.apply(self._book.take(len(self._book), repeated=True)))
+            batch = self._book.take(len(self._book), repeated=True)
+            self._take(batch, self._files.apply(batch))
 
     def _batch(self, now: float) -> Batch:
         repeated = now - self._repeated >= REPEATED
@@ -120,9 +121,9 @@ class Pending:
             self._repeated = now
         return self._book.take(AT_ONCE, repeated=repeated)
 
-    def _take(self, outcome: Outcome) -> None:
+    def _take(self, batch: Batch, outcome: Outcome) -> None:
         self._running = False
-        self._book.put_back(outcome.left)
+        self._book.put_back(outcome.left, batch.gone if outcome.problem is not None else ())
         for page in outcome.again:
             self._book.begun_again(page)
         self._report(outcome.problem)
@@ -131,7 +132,7 @@ class Pending:
 
     def _failed(self, batch: Batch, failure: Failure) -> None:
         self._running = False
-        self._book.put_back(batch.pages)
+        self._book.put_back(batch.pages, batch.gone)
         self._log.failure("writing {folder} failed", failure, folder=self._shown)
         self._report(type(failure.value).__name__)
 
