@@ -21,6 +21,7 @@ from mtlsd import settings
 from mtlsd.errors import SettingsError
 from mtlsd.identity import is_client_name
 from mtlsd.registry.terms import GROUP_NAME
+from mtlsd.routing.namedheaders import NamedHeaders, objection
 from mtlsd.routing.paths import PathError, canonical
 from mtlsd.routing.rules import EVERYONE, GROUP, RESERVED, Allow, Destination, Made, Route, Rules, Static, Target, Upstream, Wsgi
 from mtlsd.text import printable, shortened
@@ -30,14 +31,14 @@ _OBJECT = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_
 _LARGEST = 1 << 20
 _TABLES = ("server", "groups", "route")
 _DESTINATIONS = ("upstream", "static", "wsgi", "resource")
-_SWITCHES = {"listing": "static", "strip_prefix": "upstream", "allow_remote": "upstream"}
+_SWITCHES = {"listing": "static", "strip_prefix": "upstream", "allow_remote": "upstream", "upgrade": "upstream"}
 _TIMES = ("connect_timeout", "response_timeout", "idle_timeout")
 _URL = re.compile(r"http://(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)):([0-9]{1,5})/?\Z")
 _UNIX = "http+unix:"
 #: unix(7): sun_path has 108 bytes, the NUL at its end among them.
 _LONGEST_SOCKET = 107
 #: The keys of a route.
-ROUTE_KEYS = ("path", "allow", "methods", *_DESTINATIONS, *_SWITCHES, *_TIMES)
+ROUTE_KEYS = ("path", "allow", "methods", "strip", *_DESTINATIONS, *_SWITCHES, *_TIMES)
 
 
 class ConfigError(SettingsError):
@@ -149,9 +150,12 @@ class _Reading:
                     self._wrong(f"{where}.{_shown(key)}", "unknown")
             allow = self._allow(f"{where}.allow", table.get("allow"), groups)
             methods = self._methods(f"{where}.methods", table.get("methods"))
+            strip = self._strip(f"{where}.strip", table)
             destination = self._destination(where, table)
+            if methods is not None and b"GET" not in methods and isinstance(destination, Upstream) and destination.upgrade:
+                self._wrong(f"{where}.upgrade", "it is asked for with GET, which is not in methods")
             if len(self.mistakes) == before and path is not None and destination is not None:
-                routes.append(Route(number, path, Allow.of(allow), destination, methods))
+                routes.append(Route(number, path, Allow.of(allow), destination, methods, strip))
         return routes
 
     def _path(self, where: str, value: object) -> bytes | None:
@@ -203,6 +207,13 @@ class _Reading:
             self._wrong(where, "it names no method, so no request gets here")
         return frozenset(method.encode() for method in methods if _METHOD.match(method))
 
+    def _strip(self, where: str, table: Mapping[str, Any]) -> NamedHeaders | None:
+        if "strip" not in table:
+            return None
+        if "static" in table:
+            self._wrong(where, "files are told nothing, so only another route has one")
+        return NamedHeaders.of(self._texts(where, table["strip"], objection))
+
     def _destination(self, where: str, table: Mapping[str, Any]) -> Destination | None:
         given = [key for key in _DESTINATIONS if key in table]
         if len(given) != 1:
@@ -217,7 +228,7 @@ class _Reading:
         times = self._times(where, table, key)
         if key == "upstream":
             targets = self._targets(f"{where}.upstream", value, remote=table.get("allow_remote") is True)
-            return Upstream(targets, table.get("strip_prefix") is True, **times)
+            return Upstream(targets, table.get("strip_prefix") is True, upgrade=table.get("upgrade") is True, **times)
         if not isinstance(value, str):
             self._wrong(f"{where}.{key}", "text is wanted")
         elif key == "static":

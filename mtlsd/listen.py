@@ -6,6 +6,7 @@ import os
 import socket
 
 from mtlsd.errors import SettingsError
+from mtlsd.keepalive import probe_often
 
 _BACKLOG = 1024
 _EVERY = ("::", "0.0.0.0")  # noqa: S104 (every address is what an empty interface asks for)
@@ -42,6 +43,7 @@ def _bind(interface: str, port: int) -> socket.socket:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if interface == _EVERY[0] else 1)
         # Inherited by every connection: without it, a short answer can wait 40 ms for an acknowledgement.
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        probe_often(listening)
         listening.setblocking(False)
         listening.bind(address)
         listening.listen(_BACKLOG)

@@ -142,6 +142,7 @@ def _wire(
 
         def use_rules(fresh: Config) -> None:
             site.router = Router(fresh.rules, resources.make(fresh.rules), own, backends)
+            site.router.reconsider()
             for unknown in fresh.unknown(registry.snapshot().clients()):
                 log.warn("{config}: {unknown}", config=settings.config, unknown=unknown)
 
@@ -179,6 +180,12 @@ def _wire(
         knock=None if pending is None else pending.knock,
     )
 
+    def reconsider(changed: frozenset[str]) -> None:
+        if site.router is not None:
+            site.router.reconsider(changed)
+
+    # After the door: whoever is revoked is cut by it already, and heard of as that.
+    registry.listen(reconsider)
     clients = AuthorizedClients(registry)
     creator = ConnectionCreator(make_context(_options_for(pair, clients, settings), clients))
 

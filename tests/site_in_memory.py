@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionAborted, ConnectionDone
@@ -40,8 +41,8 @@ class Gate(StringTransport):
 
     connection_id = "c0ffee-1"
     peer = ("192.0.2.7", 50514)
-    protocol: Channel
-    aborted = hung_up = False
+    protocol: Any
+    aborted = hung_up = half_closed = False
 
     def __init__(self, identity: Identity | None = ALICE, *, cuts_at_once: bool = True) -> None:
         super().__init__(peerAddress=IPv4Address("TCP", *self.peer), lenient=True)
@@ -57,6 +58,13 @@ class Gate(StringTransport):
 
     def certificate(self) -> bytes:
         return b"DER"
+
+    def hand_over(self, above: Any) -> None:
+        self.protocol = above
+        above.makeConnection(self)
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
 
     def hang_up(self) -> None:
         self.hung_up = True

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.config import Config, ConfigError, parse, read
+from mtlsd.routing.namedheaders import NamedHeaders
 from mtlsd.routing.rules import Allow, Made, Route, Static, Target, Upstream, Wsgi
 
 FILE = Path("/etc/mtlsd/mtlsd.toml")
@@ -186,6 +187,47 @@ upstrem = "x"
         )
         (found,) = parse(route(to='upstream = "http+unix:/run/app.sock"'), FILE).rules.routes
         self.assertEqual(found.destination, Upstream((Target(path="/run/app.sock"),)))
+
+    def test_strip(self) -> None:
+        """A header that only the application's own people may set could be set by any client."""
+        for to in ('upstream = "http://127.0.0.1:8000"', 'wsgi = "m:a"', 'resource = "m:r"'):
+            (found,) = parse(route('strip = ["X-Tenant", "X-Corp-*"]', to=to), FILE).rules.routes
+            self.assertEqual(found.strip, NamedHeaders.of(["x_tenant", "x.corp.*"]))
+        self.assertEqual(
+            mistakes(route('strip = ["X"]')), ["route[0].strip: files are told nothing, so only another route has one"]
+        )
+        to = 'wsgi = "m:a"'
+        wanted = "the name of a header is wanted, with a star at its end for all that begin so"
+        self.assertEqual(mistakes(route('strip = "X-Tenant"', to=to)), ["route[0].strip: a list is wanted"])
+        for wrong in ("", "*", "X Y", "X-*-Y", "X:", "é", "X\\n", "X" * 101):
+            self.assertEqual(mistakes(route(f'strip = ["{wrong}"]', to=to)), [f"route[0].strip[0]: {wanted}"], wrong)
+        for wrong, needed in (
+            ("host", "host"),
+            ("H*", "host"),
+            ("content_length", "content-length"),
+            ("Tr*", "transfer-encoding"),
+        ):
+            self.assertEqual(
+                mistakes(route(f'strip = ["X", "{wrong}"]', to=to)), [f"route[0].strip[1]: no request goes on without {needed}"]
+            )
+
+    def test_upgrade(self) -> None:
+        """Off unless it is said, and said as true: what is upgraded, no rule looks into any more."""
+        to = 'upstream = "http://127.0.0.1:8000"'
+        for lines, expected in (((), False), (("upgrade = false",), False), (("upgrade = true",), True)):
+            (found,) = parse(route(*lines, to=to), FILE).rules.routes
+            assert isinstance(found.destination, Upstream)
+            self.assertIs(found.destination.upgrade, expected)
+        for value in ('"true"', "1", "[]"):
+            self.assertEqual(mistakes(route(f"upgrade = {value}", to=to)), ["route[0].upgrade: true or false is wanted"])
+        self.assertEqual(mistakes(route("upgrade = true", 'methods = ["GET", "POST"]', to=to)), [])
+        self.assertEqual(
+            mistakes(route("upgrade = true", 'methods = ["POST"]', to=to)),
+            ["route[0].upgrade: it is asked for with GET, which is not in methods"],
+        )
+        self.assertEqual(
+            mistakes(route("upgrade = false", to='static = "x"')), ["route[0].upgrade: only a route with upstream has one"]
+        )
 
     def test_remote_upstreams(self) -> None:
         """Who the client is would go over the network in clear, and anybody there could say it too."""

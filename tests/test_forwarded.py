@@ -64,7 +64,7 @@ class RequestHeadTests(SynchronousTestCase):
 
     def test_another_spelling_of_what_frames_a_message(self) -> None:
         """A backend that merges `Content_Length` into CONTENT_LENGTH reads another body than was sent."""
-        for name in (b"Content_Length", b"content.length", b"Transfer_Encoding", b"transfer.encoding"):
+        for name in (b"Content_Length", b"content.length", b"Transfer_Encoding", b"transfer.encoding", b"Content~Length"):
             self.assertEqual(len(forwarded((name, b"x"))), 4, name)
 
     @given(

@@ -67,6 +67,12 @@ class ResponseTests(SynchronousTestCase):
         """It would be the beginning of the next client's answer."""
         for data, is_head in (
             (OK + b"Content-Length: 2\r\n\r\nhi", True),
+            # Whatever its last bytes look like.
+            (OK + b"Content-Length: 9\r\n\r\nhi\r\n\r\n", True),
+            (OK + b"Content-Length: 0\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", True),
+            (OK + b"\r\nHTTP/1.1 200 OK\r\n\r\n", True),
+            (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", True),
+            (OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", True),
             (b"HTTP/1.1 204 No Content\r\n\r\nhi", False),
             (b"HTTP/1.1 304 Not Modified\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", False),
         ):
@@ -116,7 +122,25 @@ class ResponseTests(SynchronousTestCase):
             OK + b"X: a\0b\r\n\r\n",
             OK + b"X: a\rb\r\n\r\n",
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+            b"HTTP/1.1 200 O\0K\r\n\r\n",
+            b"HTTP/1.1 200 \x1b[2J\r\n\r\n",
+            b"HTTP/1.1 200 OK\rX: y\r\n\r\n",
+            b"HTTP/1.1 099 OK\r\n\r\n",
+            b"HTTP/1.1 1000 OK\r\n\r\n",
+            OK + b"Content-Length: -2\r\n\r\nhi",
+            OK + b"Content-Length: 0x2\r\n\r\nhi",
+            OK + b"Content-Length:\r\n\r\nhi",
+            OK + b"Content-Length: 2 2\r\n\r\nhi",
+            OK + b"Transfer-Encoding: x, chunked\r\n\r\n0\r\n\r\n",
+            OK + b"Transfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+            OK + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n",
+            OK + b"Transfer-Encoding: chunked\r\n\r\n0x2\r\nhi\r\n0\r\n\r\n",
+            OK + b"Transfer-Encoding: chunked\r\n\r\n2\nhi\n0\n\n",
+            OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nhix\r\n0\r\n\r\n",
+            OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"f" * 17 + b"\r\n",
             b"HTTP/2 200\r\n\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"HTTP/1.1200 OK\r\n\r\n",
             b"SSH-2.0-OpenSSH\r\n",
             b"<html>",
         ):
@@ -132,6 +156,21 @@ class ResponseTests(SynchronousTestCase):
         many = parser()
         with self.assertRaises(BadResponse):
             many.feed(OK + b"A: b\r\n" * 501 + b"\r\n")
+
+    def test_framing_without_end(self) -> None:
+        """As above, of one trailer, or of one extension of a chunk; a long body in small chunks is another matter."""
+        for begin in (b"0\r\nA: ", b"0\r\nA", b"3;", b"3\r\nabc\r\n0\r\nA: b\r\nC: "):
+            endless = parser()
+            endless.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n" + begin)
+            with self.assertRaises(BadResponse):
+                for _ in range(100):
+                    endless.feed(b"x" * 4000)
+        long = parser()
+        long.feed(OK + b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(100):
+            long.feed(b"1;" + b"x" * 4000)
+            long.feed(b"\r\na\r\n")
+        self.assertEqual(b"".join(long.pieces), b"a" * 100)
 
     @given(st.lists(st.integers(1, 12), max_size=40), st.sampled_from(["length", "chunked", "close"]))
     def test_in_any_pieces(self, cuts: list[int], framing: str) -> None:

@@ -104,6 +104,7 @@ resource = "tests.test_router:told_one"
 path = "/admin"
 allow = ["group:ops"]
 methods = ["GET", "DELETE"]
+strip = ["X-Corp-*"]
 resource = "tests.test_router:told_two"
 [[route]]
 path = "/private"
@@ -224,7 +225,7 @@ class RouteTests(RouterTestCase):
 
     def test_claims(self) -> None:
         """A resource that reads `X-Client-Name` would believe its client."""
-        headers = ("X-Client-Name: mallory", "x_ssl_client_cert: x", "Remote-User: root", "X-Mine: 1")
+        headers = ("X-Client-Name: mallory", "x_ssl_client_cert: x", "Remote-User: root", "x_corp_role: root", "X-Mine: 1")
         self.assertEqual(eval(self.get("/admin", "DELETE", *headers).body), [b"Host", b"X-Mine"])
 
     def test_a_change_bites_on_a_live_connection(self) -> None:
@@ -364,6 +365,10 @@ class FilesTests(RouterTestCase):
         """A client that has the file already is not sent it again (RFC 9110 13.1.3)."""
         date = self.get("/files/a.txt").headers["last-modified"]
         self.assertEqual(self.get("/files/a.txt", "GET", f"If-Modified-Since: {date}").status, 304)
+        self.assertEqual(self.get("/files/a.txt", "HEAD", f"If-Modified-Since: {date}").status, 304)
+        for other in ("Mon, 01 Jan 2024 00:00:00 GMT", "yesterday", ""):
+            answer = self.get("/files/a.txt", "GET", f"If-Modified-Since: {other}")
+            self.assertEqual((answer.status, answer.body), (200, b"0123456789"), other)
 
     def test_ranges(self) -> None:
         """RFC 9110 14: a download that broke off goes on where it was."""
@@ -439,6 +444,17 @@ class FilesTests(RouterTestCase):
         self.nothing("/files/a.txt/")
         self.nothing("/files/a.txt/x")
         self.nothing("/files/nothing")
+
+    def test_an_index_page_that_is_none(self) -> None:
+        """What stands in for a folder is looked at as any other file is."""
+        (self.served / "sub" / "index.html").symlink_to(self.folder / "srv-secret")
+        self.nothing("/files/sub/")
+        (self.served / "sub" / "index.html").unlink()
+        os.mkfifo(self.served / "sub" / "index.html")
+        self.nothing("/files/sub/")
+        (self.served / "sub" / "index.html").unlink()
+        (self.served / "sub" / "index.html").mkdir()
+        self.nothing("/files/sub/")
 
     def test_listing(self) -> None:
         """Who asks for a folder learns what else is there, where the operator says so and nowhere else."""

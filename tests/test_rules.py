@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.routing.explain import answered
-from mtlsd.routing.rules import Allow, Made, Route, Routed, Rules, Ruling, Turned, Wsgi
+from mtlsd.routing.rules import Allow, Made, Route, Routed, Rules, Ruling, Target, Turned, Upstream, Wsgi
+
+TARGET = Target("127.0.0.1", 8000)
 
 
 def route(number: int, path: str, *allow: str, methods: str | None = None) -> Route:
@@ -181,13 +185,50 @@ class ExplainTests(SynchronousTestCase):
                 "path": "/admin",
                 "route": {"number": 1, "path": "/admin"},
                 "destination": "the resource of m:r1",
+                "upgrade": False,
             },
         )
         refused = answered(RULES, "zoe", (), "GET", "/admin").as_dict()
         self.assertEqual((refused["allowed"], refused["status"], refused["destination"]), (False, 403, None))
         self.assertIsNone(answered(RULES, "zoe", (), "GET", "//").as_dict()["route"])
 
+    def test_upgrades(self) -> None:
+        """Whether a WebSocket would come through is asked before it is built."""
+        upstream = Upstream((Target("127.0.0.1", 8000),), upgrade=True)
+        rules = Rules((Route(0, b"", Allow.of(["alice"]), upstream),))
+        said = answered(rules, "alice", (), "GET", "/")
+        self.assertTrue(said.as_dict()["upgrade"])
+        self.assertIn(" goes to http://127.0.0.1:8000, also to be upgraded (route[0]", said.as_text())
+        for client, method in (("alice", "POST"), ("bob", "GET")):
+            self.assertFalse(answered(rules, client, (), method, "/").upgrade)
+
     @given(st.text(max_size=12), st.text(max_size=4))
     def test_any_text(self, target: str, method: str) -> None:
         """The command is given whatever a shell lets through; the door would have refused it."""
         self.assertTrue(answered(RULES, "alice", (), method, target).as_text())
+
+
+class ObjectionTests(SynchronousTestCase):
+    """What an upgraded connection is cut for, when the rules change."""
+
+    def objection(self, route: Route, client: str = "alice", path: str = "/ws/x") -> str | None:
+        return Rules((route,)).objection(client, ("staff",), path.encode(), TARGET)
+
+    def test_objections(self) -> None:
+        """A connection that goes on where it could not begin is a rule that is not kept."""
+        upstream = Upstream((Target("127.0.0.1", 1), TARGET), upgrade=True)
+        good = Route(0, b"/ws", Allow.of(["group:staff"]), upstream)
+        self.assertIsNone(self.objection(good))
+        self.assertIsNone(self.objection(replace(good, methods=frozenset({b"GET"}))))
+        for route, why in (
+            (replace(good, allow=Allow.of(["bob"])), "route[0] /ws allows bob"),
+            (replace(good, methods=frozenset({b"POST"})), "route[0] /ws takes POST"),
+            (replace(good, path=b"/other"), "no route has this path"),
+            (replace(good, destination=replace(upstream, upgrade=False)), "route[0] /ws has no upgrade = true"),
+            (
+                replace(good, destination=replace(upstream, targets=upstream.targets[:1])),
+                "route[0] /ws leads to http://127.0.0.1:1",
+            ),
+            (replace(good, destination=Wsgi("a:b")), "route[0] /ws leads to the WSGI application a:b"),
+        ):
+            self.assertEqual(self.objection(route), why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 from typing import Protocol as Interface
@@ -13,12 +14,15 @@ from twisted.python.failure import Failure
 
 from mtlsd.deadlines import Deadline, Deadlines
 from mtlsd.proxy.response import BadResponse, Head, ResponseParser
+from mtlsd.proxy.upgraded import Upgrades
 from mtlsd.routing.rules import Target
 from mtlsd.web.headers import HeaderNames
 from mtlsd.web.patience import Patience
 
 #: Connections to one backend that wait for the next request, and seconds that they do: less than any server we know.
 _MOST_IDLE, _IDLE = 64, 4.0
+#: To look, without waiting and without taking.
+_PEEK = int(socket.MSG_PEEK | socket.MSG_DONTWAIT)
 #: Seconds that a backend which could not be reached is passed over: at first, and at most.
 _FIRST_REST, _LONGEST_REST = 1.0, 30.0
 
@@ -34,6 +38,8 @@ class Waiting(Interface):
 
     def ended(self) -> None: ...
 
+    def switched(self, connection: BackendConnection, head: Head, behind: bytes) -> None: ...
+
     def broken(self, why: str, *, answered: bool) -> None: ...
 
 
@@ -44,7 +50,7 @@ class BackendConnection(Protocol):
 
     def __init__(self, backend: Backend, made: Callable[[BackendConnection], object]) -> None:
         self._backend = backend
-        self._made: Callable[[BackendConnection], object] | None = made
+        self._made = made
         self._waiting: Waiting | None = None
         self._parser: ResponseParser | None = None
         self._is_lost = False
@@ -52,17 +58,18 @@ class BackendConnection(Protocol):
         self.patience = Patience(backend.deadlines)
         #: Whether all of the request has been sent: an answer may come before that.
         self.is_asked = False
-        #: Requests that were answered on it: one that breaks before its first answer was not kept too long.
-        self.served = 0
+        #: Whether not a byte has come since it was asked.
+        self.is_silent = True
 
     # From the reactor.
 
     def connectionMade(self) -> None:
         if hasattr(self.transport, "setTcpNoDelay"):
             self.transport.setTcpNoDelay(True)
-        made, self._made = self._made, None
-        if made is not None:
-            made(self)
+        made = self._made
+        # Whoever asked for it is not kept for as long as it is.
+        del self._made
+        made(self)
 
     def dataReceived(self, data: bytes) -> None:
         parser, waiting = self._parser, self._waiting
@@ -70,10 +77,11 @@ class BackendConnection(Protocol):
             # Nobody has asked for anything.
             self.close()
             return
+        self.is_silent = False
         try:
             parser.feed(data)
         except BadResponse as error:
-            self._break(str(error))
+            self._break(waiting, str(error))
             return
         self._hand_on(parser, waiting)
 
@@ -89,18 +97,45 @@ class BackendConnection(Protocol):
                 raise BadResponse("the connection was lost")
             parser.end()
         except BadResponse as error:
-            self._break(str(error))
+            self._break(waiting, str(error))
             return
         self._hand_on(parser, waiting)
 
     # From an exchange.
 
-    def ask(self, head: bytes, waiting: Waiting, *, is_head: bool) -> None:
-        """Send the head of a request; *waiting* hears of the response."""
-        self._parser = ResponseParser(self._backend.names, is_head=is_head)
+    def ask(
+        self, head: bytes, waiting: Waiting, *, is_head: bool, is_whole: bool = False, protocols: tuple[bytes, ...] = ()
+    ) -> None:
+        """Send the head of a request; *waiting* hears of the response.
+
+        *is_whole*: no body follows, with which it could go out in one piece.  *protocols* it may switch to.
+        """
+        self._parser = ResponseParser(self._backend.names, is_head=is_head, protocols=protocols)
         self._waiting = waiting
         self._is_answered = self.is_asked = False
-        self.transport.write(head)
+        self.is_silent = True
+        # Not any more for a request.
+        self.patience.rest()
+        if is_whole:
+            self._send_now(head)
+        else:
+            self.transport.write(head)
+
+    def has_news(self) -> bool:
+        """Tell whether something has come, if only the end, that the reactor has not told of yet."""
+        try:
+            self.transport.getHandle().recv(1, _PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
+
+    def hand_over(self, protocol: Protocol) -> None:
+        """Let *protocol* have the connection, which is no longer HTTP's: nothing here hears of it again."""
+        self.patience.end()
+        self.transport.protocol = protocol
+        protocol.makeConnection(self.transport)
 
     def let_go(self) -> None:
         """Whoever waited is gone: so is the connection, for an answer to nobody is on it."""
@@ -117,14 +152,28 @@ class BackendConnection(Protocol):
 
     # Its own.
 
+    def _send_now(self, data: bytes) -> None:
+        """Send *data* without asking the poller first, which for a small request costs as much as to send it."""
+        transport = self.transport
+        if not transport.dataBuffer and not transport._tempDataLen:
+            sent = transport.writeSomeData(data)
+            if isinstance(sent, int):
+                data = data[sent:]
+        # What is left, and what went wrong, is found by the poller.
+        if data:
+            transport.write(data)
+
     def _hand_on(self, parser: ResponseParser, waiting: Waiting) -> None:
         interim, parser.interim = parser.interim, []
         for head in interim:
             waiting.interim(head)
+        if parser.switched is not None:
+            self._waiting = self._parser = None
+            waiting.switched(self, parser.switched, parser.behind)
+            return
         if parser.head is not None:
             if not self._is_answered:
                 self._is_answered = True
-                self.served += 1
                 waiting.responded(parser.head)
             if parser.pieces and self._waiting is waiting:
                 pieces, parser.pieces = parser.pieces, []
@@ -138,11 +187,10 @@ class BackendConnection(Protocol):
                 self.close()
             waiting.ended()
 
-    def _break(self, why: str) -> None:
-        waiting, self._waiting = self._waiting, None
+    def _break(self, waiting: Waiting, why: str) -> None:
+        self._waiting = None
         self.close()
-        if waiting is not None:
-            waiting.broken(why, answered=self._is_answered)
+        waiting.broken(why, answered=self._is_answered)
 
 
 class Backend:
@@ -165,7 +213,13 @@ class Backend:
 
     def idle(self) -> BackendConnection | None:
         """Return a connection that is waiting for a request, if there is one: the last that was used."""
-        return self._idle.pop() if self._idle else None
+        while self._idle:
+            connection = self._idle.pop()
+            # What has come already would be taken for the answer to the next request.
+            if not connection.has_news():
+                return connection
+            connection.close()
+        return None
 
     def connect(self, timeout: float, made: Callable[[BackendConnection], object], failed: Callable[[str], object]) -> None:
         """Make a connection.  Either *made* or *failed* is called, once."""
@@ -199,10 +253,14 @@ class Backend:
 
     def is_down(self, why: str) -> None:
         """It could not be reached: pass it over, each time for twice as long."""
+        now = self.deadlines.seconds()
+        if now < self._down_until:
+            # Of requests that come together, the first has said so; and where all are down, each is tried all the time.
+            return
         if not self._down_until:
             # Once: every request that failed for it has a line of its own.
             self._log.warn("{target} cannot be reached: {why}", target=self.target, why=why)
-        self._down_until = self.deadlines.seconds() + self._rest
+        self._down_until = now + self._rest
         self._rest = min(2 * self._rest, _LONGEST_REST)
 
     def close(self) -> None:
@@ -219,21 +277,25 @@ class Backends:
         self._deadlines = deadlines
         self._names = names
         self._by_target: dict[Target, Backend] = {}
-        self._turn = 0
+        # Of each list of servers: with one for all, two routes that are asked alternately would each have one server.
+        self._turns: dict[tuple[Target, ...], int] = {}
+        #: The connections that have become another protocol's.
+        self.upgrades = Upgrades()
 
     def in_turn(self, targets: tuple[Target, ...]) -> list[Backend]:
         """Return the backends in the order in which a request is to try them: the next in turn, and the ill ones last."""
         backends = [self._of(target) for target in targets]
         if len(backends) == 1:
             return backends
-        self._turn += 1
-        start = self._turn % len(backends)
+        start = self._turns.get(targets, 0)
+        self._turns[targets] = (start + 1) % len(backends)
         backends = backends[start:] + backends[:start]
         now = self._deadlines.seconds()
         return sorted(backends, key=lambda backend: max(0.0, backend.down_until - now))
 
     def keep_only(self, targets: Iterable[Target]) -> None:
         """Forget the backends that no route has any more."""
+        self._turns.clear()
         for target in self._by_target.keys() - set(targets):
             self._by_target.pop(target).close()
 
@@ -252,7 +314,7 @@ class _Factory(ClientFactory):
         self._made = made
         self._failed = failed
         self.connector: Any = None
-        self.deadline: Deadline | None = None
+        self.deadline: Deadline
         self._is_late = False
 
     def late(self) -> None:
@@ -261,16 +323,12 @@ class _Factory(ClientFactory):
         self.connector.stopConnecting()
 
     def buildProtocol(self, addr: object) -> BackendConnection:
-        self._call_off()
+        self.deadline.cancel()
         self._backend.is_well()
         return BackendConnection(self._backend, self._made)
 
     def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
-        self._call_off()
+        self.deadline.cancel()
         why = "it takes too long" if self._is_late else reason.getErrorMessage()
         self._backend.is_down(why)
         self._failed(why)
-
-    def _call_off(self) -> None:
-        if self.deadline is not None:
-            self.deadline.cancel()

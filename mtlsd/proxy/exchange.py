@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
@@ -12,14 +12,17 @@ from zope.interface import implementer
 
 from mtlsd.identity import Identity
 from mtlsd.proxy.backend import Backend, BackendConnection, Backends
-from mtlsd.proxy.forwarded import end_to_end, request_head
+from mtlsd.proxy.forwarded import end_to_end, protocols_asked_for, request_head
 from mtlsd.proxy.response import Head
-from mtlsd.routing.rules import Upstream
+from mtlsd.proxy.upgraded import Upgraded
+from mtlsd.routing.rules import Route, Upstream
 from mtlsd.web.claims import claims
 from mtlsd.web.headers import PlainHeaders
+from mtlsd.web.interfaces import SERVER
 from mtlsd.web.message import Message
+from mtlsd.web.patience import Patience
 
-_BAD_GATEWAY, _UNAVAILABLE, _TIMEOUT = 502, 503, 504
+_FORBIDDEN, _BAD_GATEWAY, _UNAVAILABLE, _TIMEOUT = 403, 502, 503, 504
 #: RFC 9110 9.2.2: asked twice, they do what they do when they are asked once.
 _IDEMPOTENT = (b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE")
 _EARLY_HINTS, _NO_CONTENT = 103, 204
@@ -35,9 +38,16 @@ class Exchange:
     _log = Logger()
 
     def __init__(
-        self, channel: Any, message: Message, identity: Identity, path: bytes, at: bytes, upstream: Upstream, backends: Backends
+        self,
+        channel: Any,
+        message: Message,
+        identity: Identity,
+        path: bytes,
+        route: Route,
+        upstream: Upstream,
+        backends: Backends,
     ) -> None:
-        """*path* is canonical; *at* is the path of the route to *upstream*."""
+        """*path* is canonical; *route* leads to *upstream*."""
         self.channel = channel
         self.site = channel.site
         self.gate = channel.gate
@@ -51,24 +61,26 @@ class Exchange:
         self.sentLength = 0
 
         self._message = message
-        self._at = at
+        self._path = path
+        self._route = route
         self._upstream = upstream
         self._backends = backends
         self._candidates: list[Backend] = []
         self._connection: BackendConnection | None = None
         self._is_pooled = False
         self._is_retried = False
+        self._protocols = protocols_asked_for(message) if upstream.upgrade else ()
         self._has_body = not message.complete or bool(message.pieces)
         self._waiting_body: list[bytes] = []
         self._body_is_whole = False
         self._body_has_begun = False
         self._is_chunked = False
+        # The client takes no more of the answer, for now.
+        self._is_held_up = False
         self._is_over = False
 
     def begin(self) -> None:
         """Send the request on its way."""
-        if self._has_body:
-            self.channel.hold_body()
         self._candidates = self._backends.in_turn(self._upstream.targets)
         self._next()
 
@@ -97,9 +109,7 @@ class Exchange:
     def drop(self) -> None:
         """The request will never be complete."""
         self._is_over = True
-        if self._connection is not None:
-            self._connection.let_go()
-            self._connection = None
+        self._let_go()
 
     def connectionLost(self, reason: Failure) -> None:
         """The client is gone."""
@@ -110,11 +120,13 @@ class Exchange:
     # From the channel: the answer's producer.
 
     def pauseProducing(self) -> None:
+        self._is_held_up = True
         if self._connection is not None:
             self._connection.transport.pauseProducing()
             self._connection.patience.rest()
 
     def resumeProducing(self) -> None:
+        self._is_held_up = False
         if self._connection is not None:
             self._connection.transport.resumeProducing()
             self._wait_for_more()
@@ -123,6 +135,17 @@ class Exchange:
         """The client's connection is gone; connectionLost comes next."""
 
     # From the backend.
+
+    def hold_upload(self) -> None:
+        """It takes no more of the body, for now."""
+        self._wait_for_more()
+        self.channel.hold_body()
+
+    def release_upload(self, connection: BackendConnection) -> None:
+        """It takes the body again."""
+        if not self.startedWriting:
+            connection.patience.rest()
+        self.channel.release_body()
 
     def interim(self, head: Head) -> None:
         """A 1xx has come.  100 is between us and the backend; hints are the client's."""
@@ -167,6 +190,45 @@ class Exchange:
         self.channel.unregisterProducer()
         self.channel.requestDone(self)
 
+    def switched(self, connection: BackendConnection, head: Head, behind: bytes) -> None:
+        """The backend has taken up the protocol that was asked for: from here on there are bytes, both ways.
+
+        Not before: to a backend that does not, the client's first bytes are a request (CVE-2025-64763 is that, in Envoy).
+        """
+        self._connection = None
+        backend = self._candidates[0]
+        if self.channel.is_finishing:
+            connection.close()
+            self._say(backend, "the service is shutting down")
+            self._fail(_UNAVAILABLE)
+            return
+        router, identity = self.site.router, self.gate.authorize()
+        if identity is None:
+            # The connection has been cut.
+            connection.close()
+            return
+        # It is the rules that are in force now which count from here on, and nobody asks them again until they change.
+        why = router.objection(identity, self._path, backend.target)
+        if why is not None:
+            connection.close()
+            self._say(backend, f"it is no longer allowed: {why}")
+            self._fail(_FORBIDDEN)
+            return
+        upgraded = Upgraded(
+            self,
+            self._path,
+            backend.target,
+            patience=Patience(backend.deadlines),
+            idle_timeout=self._upstream.idle_timeout,
+            upgrades=self._backends.upgrades,
+        )
+        protocol = head.headers.plain[b"Upgrade"]
+        headers = {b"Connection": [b"Upgrade"], b"Upgrade": protocol, **end_to_end(head.headers.plain), b"Server": [SERVER]}
+        self.code, self.startedWriting, self._is_over = head.status, True, True
+        channel, self.channel = self.channel, None
+        channel.write_interim(head.status, headers)
+        upgraded.begin(connection, channel.hand_over(), behind)
+
     def broken(self, why: str, *, answered: bool) -> None:
         """The connection to the backend broke, or what came on it is no answer."""
         connection, self._connection = self._connection, None
@@ -177,10 +239,15 @@ class Exchange:
             self.site.log(self)
             # What went out so far must not look like the whole.
             self.gate.abortConnection()
-        elif connection is not None and self._may_be_asked_again():
-            # A connection that was kept too long: the backend had closed it when the request was on its way.
+        elif connection is not None and self._may_be_asked_again(connection):
             self._is_retried = True
-            self._connect()
+            if self._is_pooled:
+                # It was kept too long: the backend had closed it when the request was on its way.
+                self._connect()
+            else:
+                # The backend itself may have ended, with what it was at.
+                self._candidates.pop(0)
+                self._next()
         else:
             self._say(backend, why)
             self._fail(_BAD_GATEWAY)
@@ -198,6 +265,9 @@ class Exchange:
 
     def _connect(self) -> None:
         self._is_pooled = False
+        if self._has_body and not self._message.complete:
+            # Nobody takes the rest of it yet.
+            self.channel.hold_body()
         self._candidates[0].connect(self._upstream.connect_timeout, self._connected, self._unreachable)
 
     def _connected(self, connection: BackendConnection) -> None:
@@ -221,18 +291,20 @@ class Exchange:
         message, gate = self._message, self.gate
         self._connection = connection
         target = self.uri
-        added = claims(self.identity, gate.certificate(), gate.peer[0], self.getHeader(b"host"))
-        if self._upstream.strip_prefix and self._at:
-            target = target[len(self._at) :]
+        host = self.getHeader(b"host")
+        added = claims(self.identity, gate.certificate(), gate.peer[0], host)
+        if host is None:
+            # HTTP/1.0 knows of none, and HTTP/1.1 does not go without (RFC 9112 3.2).
+            added = chain([(b"Host", self._candidates[0].target.authority.encode("ascii"))], added)
+        if self._upstream.strip_prefix and self._route.path:
+            target = target[len(self._route.path) :]
             if not target.startswith(b"/"):
                 target = b"/" + target
         length = message.length if self._has_body else 0
-        head = request_head(self.method, target, message.headers.plain, length, added)
-        connection.ask(head, self, is_head=self.method == b"HEAD")
+        head = request_head(self.method, target, message.headers.plain, length, added, self._protocols, self._route.strip)
+        connection.ask(head, self, is_head=self.method == b"HEAD", is_whole=not self._has_body, protocols=self._protocols)
         if self._has_body:
-            connection.transport.registerProducer(
-                _Upload(self.channel, connection, self._upstream.idle_timeout, self._late), True
-            )
+            connection.transport.registerProducer(_Upload(self, connection), True)
             waiting, self._waiting_body = self._waiting_body, []
             for data in waiting:
                 self._send(connection, data)
@@ -250,18 +322,21 @@ class Exchange:
             if self._message.length is None:
                 connection.transport.write(b"0\r\n\r\n")
             connection.transport.unregisterProducer()
-        if not self.startedWriting:
+            # It may have been held by a backend that is slow, and will not say any more that there is room.
+            self.channel.release_body()
+        if self.startedWriting:
+            self._wait_for_more()
+        else:
             connection.patience.wait(self._upstream.response_timeout, self._late)
 
     def _wait_for_more(self) -> None:
-        if self._connection is not None:
+        # It is not the backend's fault where the client takes nothing.
+        if self._connection is not None and not self._is_held_up:
             self._connection.patience.wait(self._upstream.idle_timeout, self._late)
 
     def _late(self) -> None:
         backend = self._candidates[0]
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.let_go()
+        self._let_go()
         if self.startedWriting:
             self._say(backend, "it stopped in the middle of an answer")
             self._is_over = True
@@ -271,8 +346,15 @@ class Exchange:
             self._say(backend, "it does not answer")
             self._fail(_TIMEOUT)
 
-    def _may_be_asked_again(self) -> bool:
-        return self._is_pooled and not self._is_retried and not self._body_has_begun and self.method in _IDEMPOTENT
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.let_go()
+
+    def _may_be_asked_again(self, connection: BackendConnection) -> bool:
+        # One that has said something, if only half a head, was not closed yet: it may have done what it was asked to.
+        is_dead = connection.is_silent and (self._is_pooled or len(self._candidates) > 1)
+        return is_dead and not self._is_retried and not self._body_has_begun and self.method in _IDEMPOTENT
 
     def _say(self, backend: Backend | None, why: str) -> None:
         self._log.warn(
@@ -295,20 +377,15 @@ class Exchange:
 class _Upload:
     """The client, as the producer of a request's body for the backend: what a slow backend slows down."""
 
-    def __init__(self, channel: Any, connection: BackendConnection, timeout: float, late: Callable[[], object]) -> None:
-        """*late* is called when the backend has taken nothing for *timeout* seconds."""
-        self._channel = channel
+    def __init__(self, exchange: Exchange, connection: BackendConnection) -> None:
+        self._exchange = exchange
         self._connection = connection
-        self._timeout = timeout
-        self._late = late
 
     def pauseProducing(self) -> None:
-        self._connection.patience.wait(self._timeout, self._late)
-        self._channel.hold_body()
+        self._exchange.hold_upload()
 
     def resumeProducing(self) -> None:
-        self._connection.patience.rest()
-        self._channel.release_body()
+        self._exchange.release_upload(self._connection)
 
     def stopProducing(self) -> None:
         """The backend is gone, and the exchange hears of it."""

@@ -6,10 +6,13 @@ smuggled.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 
-from mtlsd.web.claims import ONE_FORM, is_claim
+from mtlsd.routing.namedheaders import NamedHeaders, one_form
+from mtlsd.web.claims import is_claim
+from mtlsd.web.message import Message
 
 _HOP_BY_HOP = frozenset(
     {
@@ -18,6 +21,11 @@ _HOP_BY_HOP = frozenset(
     }
 )
 _BODY_METHODS = (b"POST", b"PUT", b"PATCH")
+# RFC 9110 7.8: names of protocols, each with a version or without.
+_PROTOCOL = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64})?"
+_PROTOCOLS = re.compile(rb"%b(?:[ \t]*,[ \t]*%b){0,7}" % (_PROTOCOL, _PROTOCOL))
+#: Protocols that carry requests of their own, which no rule would ever see: h2c smuggling.
+_WITH_REQUESTS = frozenset({b"h2c", b"h2", b"h3", b"http", b"https", b"spdy", b"tls"})
 
 
 def request_head(
@@ -26,27 +34,49 @@ def request_head(
     headers: Mapping[bytes, list[bytes]],
     length: int | None,
     added: Iterable[tuple[bytes, bytes]],
+    protocols: tuple[bytes, ...] = (),
+    strip: NamedHeaders | None = None,
 ) -> bytes:
     """Return the head of a request for a backend.
 
     *headers* are the client's, by name as twisted.web writes it; *length* is the body's, ``None`` for chunked; *added* are
     the door's own.  What a client says of itself is left out, whether or not the door says something in its place.
+    *protocols* are asked for in HTTP's place; what is in *strip* is left out too.
     """
     lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
     named = named_by_connection(headers)
     for name, values in headers.items():
-        if not _may_go_on(name) or (named and name.lower() in named):
+        if not _may_go_on(name) or (strip and name in strip) or (named and name.lower() in named):
             continue
         for value in values:
             lines.append(b"%b: %b\r\n" % (name, value))  # noqa: PERF401 (a list of one is dearer)
     for name, value in added:
         lines.append(b"%b: %b\r\n" % (name, value))
+    if protocols:
+        lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(protocols))
     if length is None:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     elif length or method in _BODY_METHODS:
         lines.append(b"Content-Length: %d\r\n" % length)
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+def protocols_asked_for(message: Message) -> tuple[bytes, ...]:
+    """Return the protocols that a request asks for in HTTP's place; none where there is the least doubt.
+
+    RFC 9110 7.8 lets anybody ignore an Upgrade.  So does this for one that two readers may understand in two ways, for what
+    is no plain GET, and for any that carries requests: these would go past the rules.
+    """
+    plain = message.headers.plain
+    values = plain.get(b"Upgrade", ())
+    # llhttp has to agree: where it sees no upgrade, what follows has been read as requests.
+    if not message.upgrade or message.method != b"GET" or message.version != b"HTTP/1.1" or message.length != 0:
+        return ()
+    if len(values) != 1 or b"upgrade" not in named_by_connection(plain) or not _PROTOCOLS.fullmatch(values[0]):
+        return ()
+    protocols = tuple(protocol.strip() for protocol in values[0].split(b","))
+    return () if any(protocol.partition(b"/")[0].lower() in _WITH_REQUESTS for protocol in protocols) else protocols
 
 
 def end_to_end(headers: Mapping[bytes, list[bytes]]) -> dict[bytes, list[bytes]]:
@@ -67,5 +97,5 @@ def named_by_connection(headers: Mapping[bytes, list[bytes]]) -> frozenset[bytes
 @lru_cache(maxsize=1024)
 def _may_go_on(name: bytes) -> bool:
     """Tell whether a header of a client's request is for the backend: whatever spelling this has for it."""
-    form = name.lower().translate(ONE_FORM)
+    form = one_form(name)
     return form not in _HOP_BY_HOP and form != b"content-length" and not is_claim(name)

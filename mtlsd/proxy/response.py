@@ -6,6 +6,7 @@ the next client's.  Pure: no connection is known here.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httptools
@@ -18,6 +19,8 @@ _MOST_HEADERS, _LARGEST_HEAD = 500, 256 * 1024
 _MOST_INTERIM = 20
 #: More digits than any length has: int() raises past 4,300 (CVE-2020-10735).
 _LENGTH_DIGITS = 18
+# RFC 9112 4; llhttp lets everything pass but a line end.
+_REASON = re.compile(rb"[\t -~\x80-\xff]*")
 _SWITCHING, _NO_CONTENT, _NOT_MODIFIED = 101, 204, 304
 
 
@@ -41,26 +44,35 @@ class ResponseParser:
     """The response to one request.
 
     After each :meth:`feed`: ``interim`` are the 1xx heads and ``pieces`` the parts of the body that nobody has taken yet,
-    ``head`` is there once it is complete, and ``done`` once all is.
+    ``head`` is there once it is complete, and ``done`` once all is.  Instead of these, ``switched`` is the head of a 101,
+    and ``behind`` what has come of the other protocol.
     """
 
     __slots__ = (
         *("_ends_with_connection", "_excess", "_headers", "_interim", "_is_final", "_is_head", "_names", "_parser", "_past_head"),
-        *("_reason", "_refused", "_size", "done", "head", "interim", "pieces", "reusable"),
+        *("_got_on", "_is_chunked", "_protocols", "_reason", "_refused", "_size", "behind", "done", "head", "interim", "pieces"),
+        *("reusable", "switched"),
     )
 
-    def __init__(self, names: HeaderNames, *, is_head: bool) -> None:
-        """*is_head*: the request's method was HEAD, so that no body follows whatever the head says."""
+    def __init__(self, names: HeaderNames, *, is_head: bool, protocols: tuple[bytes, ...] = ()) -> None:
+        """*is_head*: the request's method was HEAD, so that no body follows whatever the head says.
+
+        *protocols* are those that it has asked for in HTTP's place.
+        """
         self._names = names
         self._is_head = is_head
+        self._protocols = frozenset(protocol.lower() for protocol in protocols)
         self._parser: Any = httptools.HttpResponseParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._reason = b""
         self._size = 0
+        # Whether the piece had more than a part of a head, of trailers or of what frames a chunk.
+        self._got_on = False
         self._is_final = False
         self._past_head = False
         self._excess = False
         self._ends_with_connection = False
+        self._is_chunked = False
         self._refused: BadResponse | None = None
         self.interim: list[Head] = []
         self._interim = 0
@@ -69,21 +81,29 @@ class ResponseParser:
         self.done = False
         #: Whether another request may follow on this connection, once it is ``done``.
         self.reusable = False
+        self.switched: Head | None = None
+        self.behind = b""
 
     def feed(self, data: bytes) -> None:
         """Read *data*.  Raises :exc:`BadResponse`; what was complete before is there all the same."""
+        self._got_on = is_upgraded = False
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            raise BadResponse("it switches protocols, and nobody has asked for that") from None
+        except httptools.HttpParserUpgrade as found:
+            is_upgraded = True
+            self.behind = data[found.args[0] :]
         except httptools.HttpParserCallbackError:
             raise self._refused or BadResponse("it cannot be read") from None
         except httptools.HttpParserError as error:
             if not self.done:
                 raise BadResponse(f"it cannot be read: {error}") from None
             self._excess = True
-        if not self._past_head or self._headers:
-            # A head, or trailers, that are not complete yet.
+        if is_upgraded is not (self.switched is not None):
+            raise BadResponse("it switches protocols in a way that can be read in two ways")
+        if is_upgraded:
+            return
+        if not self._got_on:
+            # A head, trailers or what frames a chunk, of which llhttp says nothing before it is complete.
             self._size += len(data)
             if self._size > _LARGEST_HEAD or len(self._headers) > _MOST_HEADERS:
                 raise BadResponse("its head is too large")
@@ -128,12 +148,18 @@ class ResponseParser:
             raise
 
     def on_body(self, body: bytes) -> None:
-        if not self.done:
+        if self.done:
+            self._excess = True
+        else:
+            self._got_on = True
+            self._size = 0
             self.pieces.append(body)
 
     def on_message_complete(self) -> None:
         self._headers = []
-        if self._is_final and not self.done:
+        if self._is_final:
+            # To HEAD, the end of a body that llhttp was told of, and that should not have come.
+            self._excess = self._excess or (self.done and self._is_chunked)
             self.done = True
 
     def _head(self, pairs: list[tuple[bytes, bytes]]) -> None:
@@ -143,8 +169,11 @@ class ResponseParser:
         status = parser.get_status_code()
         headers = received(pairs, self._names)
         if status < 200:
-            if status == _SWITCHING or status < 100:
-                raise BadResponse("it switches protocols, and nobody has asked for that")
+            if status < 100:
+                raise BadResponse("its status line cannot be read")
+            if status == _SWITCHING:
+                self._switch(headers)
+                return
             self.interim.append(Head(status, self._reason, headers, 0))
             self._interim += 1
             if self._interim > _MOST_INTERIM:
@@ -152,6 +181,8 @@ class ResponseParser:
             return
         self._is_final = True
         plain = headers.plain
+        if not _REASON.fullmatch(self._reason):
+            raise BadResponse("its status line cannot be read")
         codings, lengths = plain.get(b"Transfer-Encoding"), plain.get(b"Content-Length")
         if codings is not None and (
             lengths is not None or len(codings) > 1 or codings[0].lower() != b"chunked" or parser.get_http_version() != "1.1"
@@ -159,6 +190,7 @@ class ResponseParser:
             raise BadResponse("it has a transfer coding that can be read in two ways")
         if lengths is not None and (len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > _LENGTH_DIGITS):
             raise BadResponse("its length can be read in two ways")
+        self._is_chunked = codings is not None
         length = int(lengths[0]) if lengths is not None else None
         if self._is_head or status in (_NO_CONTENT, _NOT_MODIFIED):
             length = 0
@@ -167,7 +199,23 @@ class ResponseParser:
         else:
             self._ends_with_connection = length is None and codings is None
             self.reusable = not self._ends_with_connection and bool(parser.should_keep_alive())
+        self._got_on = True
+        self._size = 0
         self.head = Head(status, self._reason, headers, length)
+
+    def _switch(self, headers: PlainHeaders) -> None:
+        """Look at the head of a 101 (RFC 9110 7.8): it is to name one protocol that was asked for, and there is no body."""
+        plain = headers.plain
+        if not self._protocols:
+            raise BadResponse("it switches protocols, and nobody has asked for that")
+        named = plain.get(b"Upgrade", ())
+        if len(named) != 1 or named[0].lower() not in self._protocols:
+            raise BadResponse("it switches to a protocol that nobody has asked for")
+        if b"upgrade" not in _tokens(plain) or self._parser.get_http_version() != "1.1":
+            raise BadResponse("it switches protocols in a way that can be read in two ways")
+        if b"Content-Length" in plain or b"Transfer-Encoding" in plain:
+            raise BadResponse("it switches protocols, and has a body")
+        self.switched = Head(_SWITCHING, self._reason, headers, 0)
 
 
 def _tokens(plain: dict[bytes, list[bytes]]) -> set[bytes]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from mtlsd.routing.paths import PathError, canonical
-from mtlsd.routing.rules import RESERVED, Route, Routed, Rules
+from mtlsd.routing.rules import RESERVED, Route, Routed, Rules, Upstream
 
 _OWN = RESERVED.encode()
 
@@ -28,6 +28,17 @@ class Answer:
     def allowed(self) -> bool:
         return self.status is None
 
+    @property
+    def upgrade(self) -> bool:
+        """Whether it may ask for another protocol on its connection."""
+        return (
+            self.allowed
+            and self.method == "GET"
+            and self.route is not None
+            and isinstance(self.route.destination, Upstream)
+            and self.route.destination.upgrade
+        )
+
     def as_dict(self) -> dict[str, object]:
         """Return the JSON object of ``mtlsd route --json``; its keys are a contract."""
         route = self.route
@@ -41,12 +52,14 @@ class Answer:
             "path": self.path,
             "route": None if route is None else {"number": route.number, "path": route.path.decode("ascii") or "/"},
             "destination": self.destination,
+            "upgrade": self.upgrade,
         }
 
     def as_text(self) -> str:
         """Return it as one line for a person."""
         if self.status is None:
-            return f"allowed: {self.client} {self.method} {self.path} goes to {self.destination} ({self.reason})"
+            upgrade = ", also to be upgraded" if self.upgrade else ""
+            return f"allowed: {self.client} {self.method} {self.path} goes to {self.destination}{upgrade} ({self.reason})"
         return f"refused with {int(self.status)}: {self.client} {self.method} {self.path}: {self.reason}"
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeAlias
 
+from mtlsd.routing.namedheaders import NamedHeaders
+
 #: In ``allow``: every authorized client.
 EVERYONE = "*"
 #: In ``allow``, before the name of a group.
@@ -65,7 +67,14 @@ class Target:
     def __str__(self) -> str:
         if self.path is not None:
             return f"http+unix:{self.path}"
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        return f"http://{self.authority}"
+
+    @property
+    def authority(self) -> str:
+        """What a request to it says in Host where its client has said nothing."""
+        if self.path is not None:
+            return "localhost"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,7 @@ class Upstream:
 
     ``connect_timeout`` is for a connection to one of them, ``response_timeout`` from the whole request to the head of its
     answer, ``idle_timeout`` for each further byte of it.  ``strip_prefix``: the route's path is taken off before.
+    ``upgrade``: another protocol may take HTTP's place on the connection, if the server agrees (RFC 9110 7.8).
     """
 
     targets: tuple[Target, ...]
@@ -81,6 +91,7 @@ class Upstream:
     connect_timeout: float = 5.0
     response_timeout: float = 60.0
     idle_timeout: float = 60.0
+    upgrade: bool = False
 
     def __str__(self) -> str:
         return " or ".join(map(str, self.targets))
@@ -121,6 +132,7 @@ class Allow:
 class Route:
     """One rule.  ``path`` is canonical and without a slash at its end (``/`` is empty); ``methods`` ``None``: any.
 
+    ``strip`` are the headers that are taken out of a request, besides those by which a client could say who it is.
     ``number`` is its place in the file, from 0.
     """
 
@@ -129,6 +141,7 @@ class Route:
     allow: Allow
     destination: Destination
     methods: frozenset[bytes] | None = None
+    strip: NamedHeaders | None = None
 
     @property
     def label(self) -> str:
@@ -216,3 +229,17 @@ class Rules:
         known = methods | {b"HEAD"} if b"GET" in methods else methods
         names = ", ".join(sorted(name.decode("ascii") for name in methods))
         return Turned(HTTPStatus.METHOD_NOT_ALLOWED, f"{route.label} takes {names}", route, tuple(sorted(known)))
+
+    def objection(self, client: str, groups: tuple[str, ...], path: bytes, target: Target) -> str | None:
+        """Return why a connection that was upgraded to another protocol may not go on, ``None``: it may.
+
+        *client*, a member of *groups*, asked for *path* (canonical) with GET, for nothing else is upgraded, and was
+        connected to *target*.
+        """
+        ruling = self.rule(client, groups, b"GET", path)
+        if isinstance(ruling, Turned):
+            return ruling.reason
+        route = ruling.route
+        if not isinstance(route.destination, Upstream) or target not in route.destination.targets:
+            return f"{route.label} leads to {route.destination}"
+        return None if route.destination.upgrade else f"{route.label} has no upgrade = true"

@@ -9,6 +9,7 @@ from OpenSSL import crypto
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
+    IHalfCloseableProtocol,
     IHandshakeListener,
     IProtocol,
     IPushProducer,
@@ -16,7 +17,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import alsoProvides, implementer
 
 from mtlsd.audit.events import Event, Kind, certificate_fields, endpoint
 from mtlsd.deadlines import Deadline
@@ -109,6 +110,18 @@ class Gate(Protocol):
                 self._arrived = False
                 self._door.gone(self)
 
+    # From TLS below, where the protocol above wants to hear of it: see hand_over.
+
+    def readConnectionLost(self) -> None:
+        """The client sends nothing more."""
+        if self._above is not None:
+            IHalfCloseableProtocol(self._above).readConnectionLost()
+
+    def writeConnectionLost(self) -> None:
+        """The client has been told that nothing more comes."""
+        if self._above is not None:
+            IHalfCloseableProtocol(self._above).writeConnectionLost()
+
     # From the door.
 
     @property
@@ -165,6 +178,12 @@ class Gate(Protocol):
             shown = self.transport.getPeerCertificate()
             self._der = crypto.dump_certificate(crypto.FILETYPE_ASN1, shown)
         return self._der
+
+    def hand_over(self, above: IProtocol) -> None:
+        """Let *above* serve the client from here on, instead of whoever has until now."""
+        if IHalfCloseableProtocol.providedBy(above):
+            alsoProvides(self, IHalfCloseableProtocol)
+        self._serve(above)
 
     # ISSLTransport, by way of the TLS below.
 
@@ -240,10 +259,13 @@ class Gate(Protocol):
         if above is None:
             self.cut()
             return
+        self.write = self.transport.write
+        self._serve(above)
+
+    def _serve(self, above: IProtocol) -> None:
         self._above = above
         # From here on nothing is decided by a byte that comes or goes: it is handed on without a stop at the gate.
         self.dataReceived = above.dataReceived  # type: ignore[method-assign]
-        self.write = self.transport.write
         above.makeConnection(self)
 
     def _reject(self, reason: Reason, detail: str | None = None) -> None:

@@ -345,7 +345,9 @@ class TLSTransport(Wire):
     def _say_farewell(self) -> None:
         self.stopWriting()
         try:
-            self._connection.shutdown()
+            if not self._writeDisconnected:
+                # Where it has been said already, OpenSSL would look for the peer's answer, and take its silence for an error.
+                self._connection.shutdown()
         except SSL.WantWriteError:
             self._wait_for_room()
             return

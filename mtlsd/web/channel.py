@@ -19,7 +19,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.static import StaticProducer
 from zope.interface import implementer
 
-from mtlsd.web.interfaces import IAuthenticatedTransport
+from mtlsd.web.interfaces import SERVER, IAuthenticatedTransport
 from mtlsd.web.message import Message
 from mtlsd.web.parser import BAD_REQUEST, CONTENT_TOO_LARGE, HEAD_TOO_LARGE, Refusal, RequestParser
 from mtlsd.web.patience import BodyPace, Patience
@@ -27,9 +27,6 @@ from mtlsd.web.request import Request
 
 if TYPE_CHECKING:
     from mtlsd.web.site import Site
-
-#: What is sent in every answer.  No version: whoever knows it knows what to try.
-SERVER = b"mtlsd"
 
 #: RFC 6585 5; Twisted does not know it.
 _REASONS = {HEAD_TOO_LARGE: b"Request Header Fields Too Large", REQUEST_TIMEOUT: b"Request Timeout"}
@@ -190,7 +187,8 @@ class Channel(Protocol):
         if request is not self._request:
             return
         self._request = None
-        self._is_handling = self._is_answering = self._owes_continue = False
+        # Whoever held its body is gone with it.
+        self._is_handling = self._is_answering = self._owes_continue = self._is_held = False
         if not self.persistent:
             self._close(self.gate.hang_up if self._is_asked_to_close else self.gate.loseConnection)
         else:
@@ -251,6 +249,14 @@ class Channel(Protocol):
         lines += [b"%b: %b\r\n" % (name, value) for name, values in headers.items() for value in values]
         self.transport.write(b"".join([*lines, b"\r\n"]))
 
+    def hand_over(self) -> bytes:
+        """Let go of the connection, which is another protocol's from here on.  Returns what has come of that already."""
+        self._request = None
+        self._is_over = True
+        self._patience.end()
+        self.transport.unregisterProducer()
+        return self._parser.behind
+
     def fail(self, request: Any, status: int) -> None:
         """Answer *request*, of whose answer nothing has gone out, in one plain line."""
         if request is not self._request or self._is_over:
@@ -301,6 +307,11 @@ class Channel(Protocol):
         self.refuse(BAD_REQUEST, "bad request")
 
     # From whoever owns the channel.
+
+    @property
+    def is_finishing(self) -> bool:
+        """Whether the service is shutting down."""
+        return self._finishing
 
     def finish_up(self) -> None:
         """End soon, for the service is shutting down: at once where nothing is asked, otherwise after the next answer."""
@@ -375,7 +386,7 @@ class Channel(Protocol):
                 self._patience.wait(settings.idle_timeout, self.loseConnection, anew=False)
         # Read on only where what has come in already is being dealt with.
         ahead = len(messages) - (self._request is not None and not self._is_handling)
-        if ahead > 0 or self._is_held or (self._is_blocked and not self._is_handling):
+        if ahead > 0 or self._is_held or (self._is_blocked and not self._is_handling) or self._parser.behind:
             self._pause_reading()
         elif self._is_paused:
             self._is_paused = False
@@ -389,6 +400,10 @@ class Channel(Protocol):
         self._is_asked_to_close = not message.keep_alive and not self._parser.upgraded
         if site.settings.max_body and (message.length or 0) > site.settings.max_body:
             self.refuse(CONTENT_TOO_LARGE, "request body too large")
+            return False
+        if self._refusal is not None and not message.complete:
+            # Its body is broken already: nobody need hear of it.
+            self.refuse(self._refusal.status, self._refusal.text)
             return False
         if site.router is not None and site.router.has_upstreams:
             identity = self.gate.authorize()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from mtlsd.identity import Identity
+from mtlsd.routing.namedheaders import NamedHeaders, one_form
 from mtlsd.web.headers import PlainHeaders
 
 # Headers by which some application, framework or server is told who its client is, where it is, or which path it asks
@@ -16,21 +17,23 @@ _CLAIM = re.compile(
     rb"client-cert(-chain)?|(x-)?client-(cert|verify|s-dn|i-dn)(-.*)?|x-client-.*|x-ssl-.*|ssl-client-.*|x-tls-client-.*|x-forwarded-.*"
     rb"|forwarded|x-real-ip|(x-)?remote-user(-.*)?|x-remote-addr|true-client-ip|cf-connecting-ip|x-cluster-client-ip|x-arr-clientcert"
     rb"|x-amzn-mtls-.*|x-auth-request-.*|x-authenticated-.*|x-webauth-.*|x-original-ur[li]|x-rewrite-url"
+    rb"|remote-(groups|name|email)|x-remote-group|x-ms-client-principal(-.*)?|x-goog-authenticated-user-.*|tailscale-user-.*"
+    rb"|client-ip|x-originating-ip|fastly-client-ip"
+    # CVE-2016-5385: CGI makes HTTP_PROXY of it, and what runs there asks the client's proxy.
+    rb"|proxy"
 )
-#: Takes the spellings of a name that some application merges to one, with lower().
-ONE_FORM = bytes.maketrans(b"_.", b"--")
 
 
 @lru_cache(maxsize=1024)
 def is_claim(name: bytes) -> bool:
     """Tell whether a header is one that an application may take for the door's word, in whatever spelling."""
-    return _CLAIM.fullmatch(name.lower().translate(ONE_FORM)) is not None
+    return _CLAIM.fullmatch(one_form(name)) is not None
 
 
-def without_claims(headers: PlainHeaders) -> None:
-    """Take out of a request's *headers* what its client says of itself."""
+def without_claims(headers: PlainHeaders, strip: NamedHeaders | None = None) -> None:
+    """Take out of a request's *headers* what its client says of itself, and what is in *strip*."""
     plain = headers.plain
-    for name in [name for name in plain if is_claim(name)]:
+    for name in [name for name in plain if is_claim(name) or (strip and name in strip)]:
         del plain[name]
 
 

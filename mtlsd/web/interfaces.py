@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from twisted.internet.interfaces import ITransport
+from twisted.internet.interfaces import IProtocol, ITransport
 from zope.interface import Attribute
 
 from mtlsd.identity import Identity
+
+#: What is sent in every answer.  No version: whoever knows it knows what to try.
+SERVER = b"mtlsd"
 
 
 class IAuthenticatedTransport(ITransport):
@@ -23,6 +26,15 @@ class IAuthenticatedTransport(ITransport):
 
     def certificate() -> bytes:
         """Return the client's certificate, DER: for whoever is told of it, never for a decision."""
+
+    def hand_over(above: IProtocol) -> None:
+        """Let *above* serve the client from here on, instead of whoever has until now.
+
+        Where it is an ``IHalfCloseableProtocol``, it hears of it when the client sends nothing more.
+        """
+
+    def loseWriteConnection() -> None:
+        """Tell the client, when all is sent, that nothing more comes; go on reading."""
 
     def hang_up() -> None:
         """Close when all is sent, as ``loseConnection``, to a client that has said that it sends nothing more."""

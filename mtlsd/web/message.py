@@ -9,13 +9,21 @@ class Message:
     """A request as it comes in.
 
     ``length`` is the Content-Length, ``None`` where the body is chunked.  ``pieces`` are those of the body that nobody
-    has taken yet.  ``keep_alive`` tells whether the client wants to go on with the connection.
+    has taken yet.  ``keep_alive`` tells whether the client wants to go on with the connection, ``upgrade`` whether it asks
+    for another protocol, so that nothing behind this is a request.
     """
 
-    __slots__ = ("complete", "headers", "keep_alive", "length", "method", "pieces", "target", "version")
+    __slots__ = ("complete", "headers", "keep_alive", "length", "method", "pieces", "target", "upgrade", "version")
 
     def __init__(
-        self, method: bytes, target: bytes, version: bytes, headers: PlainHeaders, length: int | None, keep_alive: bool
+        self,
+        method: bytes,
+        target: bytes,
+        version: bytes,
+        headers: PlainHeaders,
+        length: int | None,
+        keep_alive: bool,
+        upgrade: bool = False,
     ) -> None:
         self.method = method
         self.target = target
@@ -23,5 +31,6 @@ class Message:
         self.headers = headers
         self.length = length
         self.keep_alive = keep_alive
+        self.upgrade = upgrade
         self.pieces: list[bytes] = []
         self.complete = False

@@ -51,7 +51,7 @@ class RequestParser:
     # There is one for each connection, most of which are idle.
     __slots__ = (
         *(
-            "_ended",
+            "_got_on",
             "_good_host",
             "_headers",
             "_is_at_end",
@@ -62,7 +62,7 @@ class RequestParser:
             "_names",
             "_parser",
         ),
-        *("_past_head", "_piece", "_refusal", "_target", "_waiting", "in_head", "messages", "upgraded"),
+        *("_past_head", "_piece", "_refusal", "_target", "_waiting", "behind", "in_head", "messages", "upgraded"),
     )
 
     def __init__(self, max_head: int, names: HeaderNames, known: KnownHeads) -> None:
@@ -80,7 +80,8 @@ class RequestParser:
         self._waiting = 0
         self._piece = 0
         self._past_head = False
-        self._ended = False
+        # Whether the piece had more than a part of a head, of trailers or of what frames a chunk.
+        self._got_on = False
         # Whether the next byte begins a request: where it is a refusal's, it never does again.
         self._is_between = True
         # Whether the last request that has begun is complete.
@@ -94,6 +95,8 @@ class RequestParser:
         self.in_head = False
         #: Whether nothing that follows is a request any more: the last one asked for another protocol.
         self.upgraded = False
+        #: What has come behind the request that asked for another protocol: of that, if it is begun, and of nothing else.
+        self.behind = b""
 
     def end(self) -> None:
         """Read nothing any more: llhttp holds this parser as this holds it, and both would live on until the collector comes."""
@@ -102,7 +105,10 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Read *data*.  Raises :class:`Refusal`; what was complete before is in ``messages`` all the same."""
-        if self.upgraded or self._is_over:
+        if self.upgraded:
+            self.behind += data
+            return
+        if self._is_over:
             return
         if not self._is_between:
             self._read(data)
@@ -124,12 +130,13 @@ class RequestParser:
             self._parser = httptools.HttpRequestParser(self)
         begun = self.in_head
         self._is_between = False
-        self._ended = False
+        self._got_on = False
         self._piece = len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
+        except httptools.HttpParserUpgrade as found:
             self.upgraded = True
+            self.behind = data[found.args[0] :]
         except httptools.HttpParserCallbackError:
             raise self._refusal or Refusal(BAD_REQUEST, "bad request") from None
         except httptools.HttpParserInvalidMethodError:
@@ -137,10 +144,10 @@ class RequestParser:
             raise (Refusal(NOT_IMPLEMENTED, "no such method") if unknown else Refusal(BAD_REQUEST, "bad request")) from None
         except httptools.HttpParserError:
             raise Refusal(BAD_REQUEST, "bad request") from None
-        if self.in_head or (self._past_head and self._headers):
-            # An unfinished head, or a trailer section.  What came behind another request in one piece is not counted
-            # before it is complete: a piece is one TLS record at most.
-            if not self._ended:
+        if self.in_head or self._past_head:
+            # What came behind another request in one piece, or behind a part of a body, is not counted before it is
+            # complete: a piece is one TLS record at most.  (llhttp keeps a line until it ends, and says nothing of it.)
+            if not self._got_on:
                 self._waiting += len(data)
             if self._waiting > self._max_head or len(self._headers) > MOST_HEADERS:
                 raise Refusal(HEAD_TOO_LARGE, "request head too large")
@@ -163,8 +170,7 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         self.in_head = False
-        self._past_head = True
-        self._waiting = 0
+        self._past_head = self._got_on = True
         target, self._target = self._target, b""
         headers, self._headers = self._headers, []
         try:
@@ -172,13 +178,16 @@ class RequestParser:
         except Refusal as refusal:
             self._refusal = refusal
             raise
+        self._waiting = 0
 
     def on_body(self, body: bytes) -> None:
+        self._got_on = True
+        self._waiting = 0
         self.messages[-1].pieces.append(body)
 
     def on_message_complete(self) -> None:
         self._past_head = False
-        self._ended = self._is_at_end = True
+        self._got_on = self._is_at_end = True
         self._headers = []
         message = self.messages[-1]
         message.complete = True
@@ -218,7 +227,7 @@ class RequestParser:
         if target[0] != _SLASH and method != b"CONNECT":
             target = _origin_form(target, headers)
         # After another protocol was asked for, and not begun, nothing is read as a request.
-        return Message(method, target, version, headers, length, not upgrade and parser.should_keep_alive())
+        return Message(method, target, version, headers, length, not upgrade and parser.should_keep_alive(), upgrade)
 
 
 def _framing(plain: dict[bytes, list[bytes]], version: bytes) -> int | None:

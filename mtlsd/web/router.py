@@ -18,7 +18,7 @@ from mtlsd.identity import Identity
 from mtlsd.proxy.backend import Backends
 from mtlsd.proxy.exchange import Exchange
 from mtlsd.routing.paths import PathError, canonical
-from mtlsd.routing.rules import RESERVED, Destination, Made, Routed, Rules, Static, Upstream, Wsgi
+from mtlsd.routing.rules import RESERVED, Destination, Made, Routed, Rules, Static, Target, Upstream, Wsgi
 from mtlsd.text import shortened
 from mtlsd.web.application import Application
 from mtlsd.web.claims import without_claims
@@ -69,7 +69,16 @@ class Router:
         identity = self.joined(identity)
         if not isinstance(self.rules.rule(identity.client, identity.groups, message.method, path), Routed):
             return None
-        return Exchange(channel, message, identity, path, route.path, route.destination, self._backends)
+        return Exchange(channel, message, identity, path, route, route.destination, self._backends)
+
+    def objection(self, identity: Identity, path: bytes, target: Target) -> str | None:
+        """Return why a connection that was upgraded may not go on: see :meth:`~mtlsd.routing.rules.Rules.objection`."""
+        identity = self.joined(identity)
+        return self.rules.objection(identity.client, identity.groups, path, target)
+
+    def reconsider(self, changed: frozenset[str] | None = None) -> None:
+        """Cut the upgraded connections that these rules do not allow: all of them, or those of the fingerprints *changed*."""
+        self._backends.upgrades.reconsider(self.objection, changed)
 
     def find(self, request: Request, identity: Identity) -> IResource | None:
         """Return the resource where *request* begins its way down, which is told its path; ``None``: it is answered."""
@@ -93,7 +102,7 @@ class Router:
             return _beginning(request, self._own, _OWN)
         ruling = self.rules.rule(identity.client, identity.groups, request.method, path)
         if isinstance(ruling, Routed):
-            without_claims(request.requestHeaders)
+            without_claims(request.requestHeaders, ruling.route.strip)
             return _beginning(request, self._resources[ruling.route.destination], ruling.route.path)
         self._log.info(
             "{client} was refused {method} {path}: {reason} [{connection}]",

@@ -78,7 +78,10 @@ class TlsClient:
 
     def send(self, data: bytes) -> None:
         """Send application bytes."""
-        self._driven(lambda: self.tls.send(data))
+        while data:
+            # One record at a time is all that is taken.
+            sent = self._driven(lambda: self.tls.send(data))  # noqa: B023
+            data = data[sent:]
         self._flush()
 
     def receive(self) -> bytes:
@@ -92,11 +95,11 @@ class TlsClient:
         return self.response()
 
     def response(self) -> Response:
-        """Read one response, by its Content-Length."""
+        """Read one response, by its Content-Length; without one it has no body."""
         while b"\r\n\r\n" not in self._received:
             self._received += self.receive()
         head, _, rest = self._received.partition(b"\r\n\r\n")
-        length = next(int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))
+        length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0)
         while len(rest) < length:
             rest += self.receive()
         self._received = rest[length:]

@@ -1,0 +1,372 @@
+"""The servers behind the door: what becomes of a connection to one, and of a request where it breaks."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, cast
+
+from twisted.internet.error import ConnectionLost
+
+from tests.proxy_in_memory import OK, ProxyTestCase, Wire
+from tests.site_in_memory import Answer, Gate, ask
+
+
+class BrokenTests(ProxyTestCase):
+    """A backend that misbehaves harms nobody, and its answer is nobody else's."""
+
+    def fails(self, gate: Gate, status: int, reason: str) -> None:
+        answer = Answer(gate.taken())
+        self.assertEqual(answer.status, status)
+        self.assertIn(reason, self.said[-1])
+        self.assertIn("alice GET /x: http://127.0.0.1:8000: ", self.said[-1])
+        self.assertTrue(self.said[-1].endswith(" [c0ffee-1]"))
+        self.assertIn(f'" {status} ', self.door.lines[-1])
+
+    def test_refused(self) -> None:
+        """503, and the reason for the operator."""
+        gate = self.ask()
+        self.refuse()
+        self.fails(gate, 503, "Connection was refused")
+
+    def test_no_connection_in_time(self) -> None:
+        """By a clock that nobody sets."""
+        gate = self.ask()
+        test, factory = self, cast(Any, self.reactor.tcpClients[0][2])
+
+        class Connector:
+            def stopConnecting(self) -> None:
+                test.refuse()
+
+        factory.connector = Connector()
+        self.door.wait(4)
+        self.assertEqual(gate.taken(), b"")
+        self.door.wait(2)
+        self.fails(gate, 503, "it takes too long")
+
+    def test_no_answer(self) -> None:
+        """504 after `response_timeout`, and the connection goes with it."""
+        gate = self.ask()
+        wire = self.connected()
+        self.door.wait(59)
+        self.assertEqual(gate.taken(), b"")
+        self.door.wait(2)
+        self.assertTrue(wire.aborted)
+        self.fails(gate, 504, "it does not answer")
+
+    def test_nothing_taken(self) -> None:
+        """A backend that stops reading would hold the client's connection for ever."""
+        gate = self.ask("/x", "POST", "Content-Length: 100")
+        wire = self.connected()
+        wire.producer.pauseProducing()
+        self.door.wait(62)
+        self.assertTrue(wire.aborted)
+        self.assertEqual(Answer(gate.taken()).status, 504)
+
+    def test_bad_answers(self) -> None:
+        """502, and never another request on that connection."""
+        for data in (
+            b"SSH-2.0\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            b"HTTP/1.1 101 S\r\n\r\n",
+        ):
+            gate = self.ask()
+            wire = self.connected()
+            wire.answer(data)
+            self.assertTrue(wire.aborted)
+            self.fails(gate, 502, ": it ")
+        self.assertEqual(self.attempts(), [8000] * 3)
+
+    def test_ends_before_the_answer(self) -> None:
+        """A fresh connection is not asked twice: the backend may have done what it was asked to."""
+        gate = self.ask()
+        self.connected().lose()
+        self.fails(gate, 502, "the connection ended without one")
+        gate = self.ask()
+        self.connected().lose(ConnectionLost())
+        self.fails(gate, 502, "the connection was lost")
+
+    def test_ends_in_the_middle(self) -> None:
+        """Half an answer must not look like a whole one."""
+        for data in (b"Content-Length: 9\r\n\r\nhi", b"Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"):
+            gate = self.ask()
+            wire = self.connected()
+            wire.answer(b"HTTP/1.1 200 OK\r\n" + data)
+            wire.lose()
+            self.assertTrue(gate.aborted)
+            self.assertFalse(gate.taken().endswith(b"0\r\n\r\n"))
+            self.assertIn("the connection ended before it did", self.said[-1])
+        gate = self.ask()
+        wire = self.connected()
+        wire.answer(b"HTTP/1.1 200 OK\r\n\r\nhi")
+        wire.lose(ConnectionLost())
+        self.assertTrue(gate.aborted)
+
+    def test_stops_in_the_middle(self) -> None:
+        """After `idle_timeout` without a byte."""
+        gate = self.ask()
+        wire = self.connected()
+        wire.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi")
+        self.door.wait(62)
+        self.assertTrue(gate.aborted and wire.aborted)
+        self.assertIn("it stopped in the middle of an answer", self.said[-1])
+
+    def test_what_still_comes_when_it_is_cut(self) -> None:
+        """A transport may tell of a cut a little later: until then the rest of an upload, and room for an answer, are nothing."""
+        gate = self.ask("/x", "POST", "Content-Length: 9", gate=Gate(cuts_at_once=False))
+        wire = self.connected()
+        gate.protocol.dataReceived(b"abc")
+        wire.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi")
+        wire.lose()
+        sent = gate.taken()
+        gate.protocol.pauseProducing()
+        gate.protocol.resumeProducing()
+        gate.protocol.dataReceived(b"def")
+        gate.lose()
+        self.assertTrue(gate.aborted and sent.endswith(b"hi"))
+        self.assertEqual((gate.taken(), len(self.said), len(self.door.lines)), (b"", 1, 1))
+
+    def test_stops_after_an_early_head(self) -> None:
+        """Whether it takes the body has nothing to do with whether it goes on with its answer."""
+        for more in (b"", b"def"):
+            gate = self.ask("/x", "POST", "Content-Length: 6")
+            wire = self.connected()
+            wire.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi")
+            wire.producer.pauseProducing()
+            wire.producer.resumeProducing()
+            gate.protocol.dataReceived(b"abc" + more)
+            self.door.wait(30)
+            self.assertFalse(gate.aborted)
+            gate.protocol.dataReceived(b"def" if not more else b"")
+            self.door.wait(62)
+            self.assertTrue(gate.aborted and wire.aborted)
+            self.assertIn("it stopped in the middle of an answer", self.said[-1])
+
+    def test_garbage_after_the_head(self) -> None:
+        """A chunk that is none, when the head has gone out."""
+        gate = self.ask()
+        wire = self.connected()
+        wire.answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        wire.answer(b"zz\r\n")
+        self.assertTrue(gate.aborted and wire.aborted)
+
+    def test_an_answer_to_nobody(self) -> None:
+        """What comes on a connection that waits is the beginning of somebody else's answer."""
+        gate = self.ask()
+        wire = self.connected()
+        wire.answer(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        self.assertTrue(wire.aborted)
+        gate.protocol.dataReceived(ask("/y"))
+        wire = self.connected()
+        wire.answer(OK)
+        wire.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        self.assertTrue(wire.aborted)
+        gate.protocol.dataReceived(ask("/z"))
+        self.assertEqual(len(self.attempts()), 3)
+        self.assertNotIn(b"evil", gate.taken())
+
+
+class PoolTests(ProxyTestCase):
+    def kept(self) -> Wire:
+        """Return a connection that has served and waits."""
+        gate = self.ask()
+        wire = self.connected()
+        wire.answer(OK)
+        gate.taken()
+        wire.sent()
+        return wire
+
+    def test_one_that_had_ended(self) -> None:
+        """Closed by the backend when the request was on its way: asked again, once, on a new connection."""
+        wire = self.kept()
+        gate = self.ask()
+        wire.lose()
+        self.assertEqual(self.attempts(), [8000, 8000])
+        fresh = self.connected()
+        self.assertTrue(fresh.sent().startswith(b"GET /x "))
+        fresh.lose()
+        self.assertEqual((Answer(gate.taken()).status, len(self.attempts())), (502, 2))
+
+    def test_never_twice(self) -> None:
+        """A POST may have been done, and a body that has begun cannot be sent again."""
+        for method, body in (("POST", b""), ("POST", b"abc"), ("PUT", b"abc")):
+            wire = self.kept()
+            before = len(self.attempts())
+            gate = self.ask("/x", method, body=body)
+            wire.lose()
+            self.assertEqual((Answer(gate.taken()).status, len(self.attempts())), (502, before), method)
+
+    def test_one_that_has_news(self) -> None:
+        """What has come before the request is no answer to it, and a POST need not be lost on a connection that has ended."""
+        for news in (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"", ConnectionResetError()):
+            wire = self.kept()
+            wire.unread = news
+            before = len(self.attempts())
+            gate = self.ask("/x", "POST", body=b"abc")
+            self.assertTrue(wire.aborted)
+            self.assertEqual((wire.sent(), len(self.attempts())), (b"", before + 1))
+            self.connected().answer(OK.replace(b"Content", b"Connection: close\r\nContent"))
+            self.assertEqual(Answer(gate.taken()).body, b"hi")
+
+    def test_one_that_has_spoken(self) -> None:
+        """Half a head, a hint or garbage: the backend is at work on it, and must not do it twice."""
+        for data in (b"HTTP/1.1 2", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n"):
+            wire = self.kept()
+            before = len(self.attempts())
+            gate = self.ask()
+            wire.answer(data)
+            if not wire.aborted:
+                wire.lose()
+            self.assertEqual((Answer(gate.taken()).status, len(self.attempts())), (502, before), data)
+
+    def test_a_body_that_has_not_begun(self) -> None:
+        """Nothing of it was sent, so it may go to a new connection; until there is one, no more of it is read into memory."""
+        wire = self.kept()
+        gate = self.ask("/x", "PUT", "Content-Length: 6")
+        self.assertEqual(gate.producerState, "producing")
+        wire.lose()
+        self.assertEqual(gate.producerState, "paused")
+        fresh = self.connected()
+        self.assertEqual(gate.producerState, "producing")
+        gate.protocol.dataReceived(b"abcdef")
+        self.assertTrue(fresh.sent().endswith(b"Content-Length: 6\r\n\r\nabcdef"))
+        fresh.answer(OK)
+        self.assertEqual(Answer(gate.taken()).body, b"hi")
+
+    def test_a_slow_upload(self) -> None:
+        """Its connection is no longer one that waits for a request: the end of that wait would cut it off."""
+        wire = self.kept()
+        gate = self.ask("/x", "POST", "Content-Length: 6")
+        gate.protocol.dataReceived(b"abc")
+        self.door.wait(30)
+        gate.protocol.dataReceived(b"def")
+        self.assertTrue(wire.sent().endswith(b"abcdef"))
+        wire.answer(OK)
+        self.assertEqual(Answer(gate.taken()).body, b"hi")
+
+    def test_not_kept_for_long(self) -> None:
+        """A connection that the backend is about to close breaks the next request."""
+        wire = self.kept()
+        self.door.wait(3)
+        self.assertFalse(wire.aborted)
+        self.door.wait(3)
+        self.assertTrue(wire.aborted)
+
+    def test_not_too_many(self) -> None:
+        """A crowd that has gone leaves no crowd of connections behind."""
+        gates = [self.ask() for _ in range(70)]
+        wires = [self.connected(number) for number in range(70)]
+        for wire in wires:
+            wire.answer(OK)
+        self.assertEqual([wire.aborted for wire in wires], [False] * 64 + [True] * 6)
+        self.assertEqual({Answer(gate.taken()).body for gate in gates}, {b"hi"})
+
+    def test_a_backend_that_is_no_longer_there(self) -> None:
+        """A reload lets its connections go."""
+        wire = self.kept()
+        self.backends.keep_only([])
+        self.assertTrue(wire.aborted)
+
+    def test_in_turn(self) -> None:
+        """Each takes its share."""
+        for _ in range(4):
+            self.ask("/api")
+            self.connected().answer(OK + b"x")
+        self.assertEqual(sorted(self.attempts()), [8001, 8001, 8002, 8002])
+
+    def test_each_route_in_its_own_turn(self) -> None:
+        """A page and its data, asked for one after the other: all pages would go to one server, and all data to the other."""
+        for _ in range(4):
+            for target in ("/api", "/other"):
+                self.ask(target)
+                self.connected().answer(OK + b"x")
+        self.assertEqual(sorted(self.attempts()[::2]), [8001, 8001, 8002, 8002])
+        self.assertEqual(sorted(self.attempts()[1::2]), [8001, 8001, 8003, 8003])
+
+    def test_many_at_once(self) -> None:
+        """A server that was away for a moment, in which a hundred asked, rests for a second, not for thirty."""
+        for _ in range(20):
+            self.ask("/api")
+        down = self.attempts()[0]
+        numbers = [number for number, port in enumerate(self.attempts()) if port == down]
+        for number in numbers:
+            self.refuse(number)
+        before = len(self.attempts())
+        self.door.wait(2)
+        for _ in range(2):
+            self.ask("/api")
+        self.assertIn(down, self.attempts()[before:])
+
+    def test_the_next_one(self) -> None:
+        """One that is down costs one attempt, then it rests, for longer each time; a POST may go on too, for nothing was sent."""
+        gate = self.ask("/api", "POST", body=b"abc")
+        first = self.attempts()[0]
+        self.refuse()
+        other = 8003 + 8000 - first
+        self.assertEqual(self.attempts(), [first, other])
+        wire = self.connected()
+        self.assertTrue(wire.sent().endswith(b"abc"))
+        wire.answer(OK)
+        self.assertEqual(Answer(gate.taken()).status, 200)
+        for _ in range(4):
+            self.ask("/api")
+            wire.answer(OK)
+        self.assertEqual(len(self.attempts()), 2)
+        self.door.wait(2)
+        for _ in range(2):
+            self.ask("/api")
+        self.assertIn(first, self.attempts()[2:])
+        self.connected(self.attempts().index(first, 2))
+        self.assertIn("can be reached again", self.said[-1])
+
+    def test_ends_with_what_it_was_at(self) -> None:
+        """A server that is killed takes requests with it: what may be asked twice is asked of another one, once."""
+        gate = self.ask("/api")
+        first = self.attempts()[0]
+        self.connected().lose(ConnectionLost())
+        self.assertEqual(self.attempts(), [first, 8003 + 8000 - first])
+        self.connected().answer(OK)
+        self.assertEqual((Answer(gate.taken()).status, self.said), (200, []))
+        self.door.wait(6)
+        gate = self.ask("/api")
+        self.connected().lose(ConnectionLost())
+        self.connected().lose(ConnectionLost())
+        self.assertEqual((Answer(gate.taken()).status, len(self.attempts()), len(self.said)), (502, 4, 1))
+        for method, body, data in (("POST", b"", b""), ("PUT", b"abc", b""), ("GET", b"", b"HTTP")):
+            before = len(self.attempts())
+            gate = self.ask("/api", method, body=body)
+            wire = self.connected()
+            if data:
+                wire.answer(data)
+            wire.lose(ConnectionLost())
+            self.assertEqual((Answer(gate.taken()).status, len(self.attempts())), (502, before + 1), method)
+
+    def test_longer_each_time(self) -> None:
+        """A server that stays away costs an attempt less and less often, and the log one line for all of it."""
+        self.ask("/api")
+        down = self.attempts()[0]
+        self.refuse()
+        said, tries = len(self.said), []
+        for second in range(100):
+            self.door.wait(1)
+            before = len(self.attempts())
+            self.ask("/api")
+            if self.attempts()[before] == down:
+                tries.append(second)
+                self.refuse(before)
+        pauses = [later - sooner for sooner, later in itertools.pairwise(tries)]
+        self.assertEqual(sorted(pauses), pauses)
+        self.assertTrue(all(pause <= 32 for pause in pauses) and pauses[-1] >= 30, pauses)
+        self.assertEqual(len(self.said), said)
+
+    def test_all_are_down(self) -> None:
+        """Each is tried all the same: who knows."""
+        gate = self.ask("/api")
+        self.refuse()
+        self.refuse()
+        self.assertEqual((len(self.attempts()), Answer(gate.taken()).status), (2, 503))
+        said = len(self.said)
+        self.ask("/api")
+        self.refuse()
+        self.refuse()
+        # One line for the request, and none for each server that is known to be down.
+        self.assertEqual(len(self.said), said + 1)
