@@ -26,7 +26,7 @@ from mtlsd.registry.listing import PENDING
 from mtlsd.text import printable
 
 #: Files that are written in one go.
-AT_ONCE = 100
+AT_ONCE = 250
 #: Seconds between two writes of what is only a count and a time.
 REPEATED = 5.0
 #: Seconds between two looks for what has ended, and between two tries where the folder cannot be written.
