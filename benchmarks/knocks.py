@@ -167,7 +167,8 @@ def measured(server: Server, folder: Path, pair: Pair, first: int, knocks: int, 
     print(f"memory {growth:+.1f} MiB on {memory:.1f}; pending/ {len(files):,} files, {size:.0f} KiB; {events:,} events `pending`")
     print(f"alice before: {in_words(before)}")
     print(f"alice beside: {in_words(beside)}")
-    print(f"carol, who came back each {COMES_BACK:.0f} s: {'listed' if listed else 'LOST'}")
+    if keeps:
+        print(f"carol, who came back each {COMES_BACK:.0f} s: {'listed' if listed else 'LOST'}")
     return int(growth > MOST_GROWTH or len(files) > MOST_FILES or min(beside) < 0 or (keeps and not listed))
 
 
