@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.addresses import neighbourhood
 from mtlsd.audit.events import Event, Kind
-from mtlsd.enrol.book import LIMIT, LONGEST, SHARE, Batch, Book
+from mtlsd.enrol.book import FAIR, LIMIT, LONGEST, SHARE, Batch, Book
 from mtlsd.registry.knock import Knock
 from tests.pki import make_pair
 
@@ -39,6 +39,9 @@ class Base(SynchronousTestCase):
     def setUp(self) -> None:
         self.book = Book()
         self.seconds = 0.0
+
+    def now(self) -> datetime:
+        return NOW + timedelta(seconds=self.seconds)
 
     def knock(self, name: str, address: str = "192.0.2.1") -> bool:
         """Have *name* knock, a thousandth of a second after whoever was before."""
@@ -188,12 +191,20 @@ class PlaceTests(Base):
             self.assertTrue(self.has("alice"))
             self.assertEqual(len(self.book), LIMIT)
 
+    def test_siblings(self) -> None:
+        """Lost: of ten machines of one office, each that knocks would push out the one before, while strangers stay."""
+        for nth in range(LIMIT):
+            self.knock(f"flood {nth}", f"10.{nth // 250}.{nth % 250}.1")
+        for nth in range(FAIR):
+            self.knock(f"node {nth}", f"192.0.2.{nth}")
+        self.assertTrue(all(self.has(f"node {nth}") for nth in range(FAIR)))
+
     def test_beside_a_flood(self) -> None:
         """Lost: who has one bad neighbour would pay for it, as if the flood were theirs."""
         self.knock("alice", "198.51.100.7")
         for nth in range(3 * SHARE):
             self.knock(f"flood {nth}", "198.51.100.1")
-        for nth in range(LIMIT - 3):
+        for nth in range(LIMIT - SHARE + 20):
             self.knock(f"elsewhere {nth}", f"10.{nth // 250}.{nth % 250}.1")
         self.assertTrue(self.has("alice"))
 
@@ -245,6 +256,32 @@ class PlaceTests(Base):
         for nth in range(LIMIT):
             self.knock(f"flood {nth}", f"10.{nth // 250}.{nth % 250}.1")
         self.assertEqual((self.has("alice"), self.has("flood 0")), (True, False))
+
+    def test_a_flood_is_not_written(self) -> None:
+        """Lost: a disk that is written as fast as strangers knock; or who does last, and then is not written either."""
+        for nth in range(SHARE):
+            self.knock(f"before {nth}", "192.0.2.1")
+        written = 0
+        for second in range(30):
+            for nth in range(SHARE):
+                self.knock(f"flood {second} {nth}", "192.0.2.1")
+            self.seconds += 1
+            batch = self.book.take(LIMIT, repeated=True, now=self.now())
+            written += len(batch.pages)
+        self.assertEqual(written, 0)
+        self.knock("alice", "192.0.2.2")
+        self.assertEqual([page.der for page in self.book.take(LIMIT, repeated=True, now=self.now()).pages], [b"alice"])
+        self.seconds += 10
+        self.assertEqual(len(self.book.take(LIMIT, repeated=True, now=self.now()).pages), SHARE)
+
+    def test_a_full_book_is_written_by_those_who_last(self) -> None:
+        """Lost: the same, from thousands of networks; who came back is written at once."""
+        for nth in range(LIMIT):
+            self.knock(f"flood {nth}", f"10.{nth // 250}.{nth % 250}.1")
+        self.comes_back("alice", "192.0.2.2")
+        self.knock("bob", "192.0.2.3")
+        written = {page.der for page in self.book.take(2 * LIMIT, repeated=True, now=self.now()).pages}
+        self.assertEqual((b"alice" in written, b"bob" in written), (True, False))
 
     def test_its_files_are_bounded_too(self) -> None:
         """Lost: what is pushed out of memory would stay on the disk."""

@@ -5,10 +5,11 @@ what is kept is bounded, and so is what a stranger can push out:
 
 - An address (IPv6: a /64) has a share.  When that is full, its own newcomer takes the place of one of its own.
 - When the book is full, the neighbourhood (IPv4: a /24, IPv6: a /48) that holds most gives one up, be it that of the newcomer;
-  in it, the address that holds most.
+  in it, the address that holds most.  One that holds a few only is not to blame: where there is no other, all pay alike.
 - Of those, it is not simply the oldest.  Who came back after a minute is more likely to be somebody who waits: the place is
   taken of the one who was silent longest among those who did not, as long as they hold more than a fifth of the places.  So
   who floods with certificates that are shown once fights for the places of such, and who waits keeps his.
+- Where places are fought for, nothing is written of a newcomer who may not last: a flood costs the disk next to nothing.
 - Who was pushed out is remembered for a while, by a few bytes: who comes back to that has come back too.
 """
 
@@ -25,10 +26,14 @@ from mtlsd.registry.knock import Knock, plain
 
 #: Certificates in all, and from one address.
 LIMIT, SHARE = 1000, 50
+#: Certificates from one neighbourhood that are no flood.
+FAIR = 10
 #: What has been silent for so long goes.
 LONGEST = timedelta(days=30)
 #: Who comes back after this has come back.
 RETURNS = timedelta(minutes=1)
+#: A newcomer who has had to fight for its place has won it after this.
+LASTS = timedelta(seconds=10)
 #: Certificates that are remembered after they were pushed out: at 300 knocks a second, for a minute.
 _REMEMBERED = 20_000
 #: Those who came back may hold all but one part in this many.
@@ -170,15 +175,18 @@ class Book:
             if now > entry.not_after or now - entry.last > LONGEST:
                 self.forget(entry.fingerprint)
 
-    def take(self, most: int, *, repeated: bool) -> Batch:
+    def take(self, most: int, *, repeated: bool, now: datetime | None = None) -> Batch:
         """Return what is to be written, *most* pages of it, and count it as written.
 
-        *repeated*: with those that have a file already, of which only the count and the last time are news.
+        *repeated*: with those that have a file already, of which only the count and the last time are news.  At *now*
+        those who may not last are left out (``None``: they are not).
         """
         pages: list[Page] = []
         for entry in list(self._untold.values()):
             if len(pages) == most:
                 break
+            if now is not None and not self._lasts(entry, now):
+                continue
             if (repeated or not entry.filed) and entry.der is not None and entry.event is not None:
                 pages.append(
                     Page(
@@ -217,6 +225,11 @@ class Book:
             entry.first = page.since
             entry.count -= page.count - page.untold
 
+    def _lasts(self, entry: Entry, now: datetime) -> bool:
+        fought_for = len(self._entries) >= self.limit or len(self._groups[entry.group]) >= self.share
+        # The clock may have been set.
+        return not fought_for or entry.filed or entry.came_back or abs(now - (entry.since or now)) >= LASTS
+
     def _add(self, entry: Entry) -> None:
         entry.group, entry.hood = address_group(entry.address), neighbourhood(entry.address)
         own = self._groups.get(entry.group, {})
@@ -249,6 +262,9 @@ class Book:
         most = max(self._weights.values())
         once_first = len(self._once) * _NEWCOMERS > len(self._entries)
         everyone = [*self._once.values(), *self._back.values()] if once_first else [*self._back.values(), *self._once.values()]
+        if max(most, self._weights[newcomer] + 1) <= FAIR:
+            # From many networks, a few from each: nobody is to blame, and siblings are not to push each other out.
+            return everyone[0]
         if self._weights[newcomer] + 1 > most:
             hood = newcomer
         else:

@@ -119,7 +119,7 @@ class Pending:
         repeated = now - self._repeated >= REPEATED
         if repeated:
             self._repeated = now
-        return self._book.take(AT_ONCE, repeated=repeated)
+        return self._book.take(AT_ONCE, repeated=repeated, now=self._now())
 
     def _take(self, batch: Batch, outcome: Outcome) -> None:
         self._running = False
