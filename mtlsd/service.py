@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from mtlsd.audit.events import endpoint
 from mtlsd.audit.sinks import LineFile
 from mtlsd.configwatch import ConfigWatcher
+from mtlsd.enrol.pending import Pending
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.tls.context import ConnectionCreator
@@ -83,6 +84,7 @@ class FrontDoor(Service):
         registry: DirectoryRegistry,
         pair: PairWatcher,
         config: ConfigWatcher | None,
+        pending: Pending | None,
         heartbeat: Heartbeat,
         files: Sequence[LineFile],
         drain_timeout: float,
@@ -98,6 +100,7 @@ class FrontDoor(Service):
         self._registry = registry
         self._pair = pair
         self._config = config
+        self._pending = pending
         self._heartbeat = heartbeat
         self._files = files
         self._drain_timeout = drain_timeout
@@ -124,6 +127,9 @@ class FrontDoor(Service):
             self._heartbeat.add(beat)
         if self._config is not None:
             self._heartbeat.add(self._config.beat)
+        if self._pending is not None:
+            self._pending.start()
+            self._heartbeat.add(self._pending.beat)
         self._registry.start()
         self._heartbeat.start()
         self._reactor.callWhenRunning(self._ready)
@@ -140,6 +146,8 @@ class FrontDoor(Service):
         yield self._door.drain(self._drain_timeout)
         self._heartbeat.stop()
         self._registry.stop()
+        if self._pending is not None:
+            self._pending.stop()
         for file in self._files:
             file.close()
         self._log.info("stopped")

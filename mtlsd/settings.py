@@ -61,6 +61,7 @@ class Settings:
     max_head: int = _setting(32768, "Bytes of a request's line and headers.", least=1024)
     max_body: int = _setting(0, "Bytes of a request's body; 0: no limit.", least=0)
     tickets: bool = _setting(True, "TLS session tickets, on or off.")
+    pending: bool = _setting(True, "Keep unknown certificates that were refused, for mtlsd approve, on or off.")
     tls_min: str = _setting("1.2", "Oldest TLS version, 1.2 or 1.3.", choices=("1.2", "1.3"))
 
     @property

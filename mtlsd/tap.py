@@ -22,6 +22,7 @@ from mtlsd.audit.sinks import Fanout, GraceSink, IAuditSink, JsonLinesSink, Line
 from mtlsd.config import Config, read
 from mtlsd.configwatch import ConfigWatcher
 from mtlsd.deadlines import Deadlines
+from mtlsd.enrol.pending import Pending
 from mtlsd.errors import MtlsdError
 from mtlsd.expirywatch import ExpiryWatch
 from mtlsd.heartbeat import Heartbeat
@@ -149,23 +150,27 @@ def _wire(
         use_rules(config)
         watcher = ConfigWatcher(settings.config, config, use_rules)
     descriptors = raise_descriptor_limit()
-    max_handshakes = max(1, min(settings.max_handshakes, (descriptors - _OWN_DESCRIPTORS) // 2))
-    if max_handshakes < settings.max_handshakes:
-        log.warn(
-            "max_handshakes is {fit}, not {wanted}: this process may have {descriptors} file descriptors only",
-            fit=max_handshakes,
-            wanted=settings.max_handshakes,
-            descriptors=descriptors,
+    sink = Fanout(sinks)
+    pending = None
+    if settings.pending:
+        pending = Pending(
+            settings.certs,
+            registry=registry,
+            sink=sink,
+            in_thread=lambda work: in_daemon_thread(reactor, work),
+            seconds=seconds,
+            now=_now,
         )
     door = Door(
         settings=settings,
         registry=registry,
-        sink=Fanout(sinks),
+        sink=sink,
         deadlines=deadlines,
         site=site,
         now=_now,
         name=secrets.token_hex(4),
-        max_handshakes=max_handshakes,
+        max_handshakes=_fitting_handshakes(settings.max_handshakes, descriptors, log),
+        knock=None if pending is None else pending.knock,
     )
 
     def reconsider(changed: frozenset[str]) -> None:
@@ -201,11 +206,24 @@ def _wire(
         registry=registry,
         pair=PairWatcher(settings.key_path, settings.cert_path, use, seconds),
         config=watcher,
+        pending=pending,
         heartbeat=heartbeat,
         files=files,
         drain_timeout=settings.drain_timeout,
         early=early,
     )
+
+
+def _fitting_handshakes(wanted: int, descriptors: int, log: Logger) -> int:
+    fit = max(1, min(wanted, (descriptors - _OWN_DESCRIPTORS) // 2))
+    if fit < wanted:
+        log.warn(
+            "max_handshakes is {fit}, not {wanted}: this process may have {descriptors} file descriptors only",
+            fit=fit,
+            wanted=wanted,
+            descriptors=descriptors,
+        )
+    return fit
 
 
 def _load(registry: DirectoryRegistry) -> None:

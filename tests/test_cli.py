@@ -27,7 +27,22 @@ from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from tests.pki import Pair, make_pair
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-VERBS = ("authorize", "check", "clients", "explain", "export", "history", "import", "init", "new", "revoke", "route")
+VERBS = (
+    "approve",
+    "authorize",
+    "check",
+    "clients",
+    "dismiss",
+    "explain",
+    "export",
+    "history",
+    "import",
+    "init",
+    "new",
+    "pending",
+    "revoke",
+    "route",
+)
 
 
 class Base(SynchronousTestCase):

@@ -195,7 +195,7 @@ class CommandTests(SynchronousTestCase):
             "CONTRIBUTING.md",
         ):
             for found in re.finditer(
-                r"(?<!twistd )\bmtlsd (authorize|check|clients|explain|export|history|import|init|new|revoke|route)\b([^`\n]*)",
+                r"(?<!twistd )\bmtlsd (approve|authorize|check|clients|dismiss|explain|export|history|import|init|new|pending|revoke|route)\b([^`\n]*)",
                 page(name),
             ):
                 options = {option for parameter in command.commands[found[1]].params for option in parameter.opts}

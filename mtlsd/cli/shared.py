@@ -14,7 +14,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import click
 
+from mtlsd.cli.group import DONE, REFUSED, complain
 from mtlsd.durations import read_duration
+from mtlsd.identity import GRANT_DIGITS
+from mtlsd.registry.room import Change
 from mtlsd.registry.store import Store
 from mtlsd.text import printable
 
@@ -30,6 +33,7 @@ certs = click.option(
     help="Folder of the server's pair and of the authorized clients.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+again = click.option("--again", is_flag=True, help="Let in what was revoked before.")
 
 
 def checked(check: Callable[[str], object]) -> _Callback:
@@ -49,9 +53,27 @@ def duration(name: str, help: str) -> Callable[[Callable[..., T]], Callable[...,
     return click.option(name, metavar="TIME", callback=checked(read_duration), help=f"{help}: 30d, 12h, 30m or 45s.")
 
 
+def report(done: str, change: Change) -> int:
+    """Say what a command has changed; return the exit status."""
+    for fingerprint in change.fingerprints:
+        whose = (
+            f" as {change.client}"
+            if change.client and done in ("authorized", "approved")
+            else f", of {change.client}"
+            if change.client
+            else ""
+        )
+        click.echo(f"{done} {fingerprint[:GRANT_DIGITS]}{whose}")
+    for note in change.notes:
+        click.echo(note)
+    for problem in change.problems:
+        complain(problem)
+    return REFUSED if change.problems else DONE
+
+
 def store(folder: Path) -> Store:
     """Return the writer of *folder*."""
-    return Store(folder, now, _login_user())
+    return Store(folder, now, login_user())
 
 
 def now() -> datetime:
@@ -64,7 +86,7 @@ def width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _login_user() -> str:
+def login_user() -> str:
     """Return who gave the command: the person at the terminal, also behind sudo."""
     with suppress(OSError):
         return printable(os.getlogin())

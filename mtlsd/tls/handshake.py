@@ -34,7 +34,7 @@ class Handshake:
 
     __slots__ = (
         *("_allowed", "_completed", "_connection", "_judged", "_limits", "_now", "_registry", "_shown"),
-        *("callback_failed", "fingerprint", "leaf", "tls"),
+        *("callback_failed", "fingerprint", "leaf", "tls", "unknown"),
     )
 
     def __init__(
@@ -54,6 +54,8 @@ class Handshake:
         self.fingerprint: str | None = None
         #: The leaf that was shown, where it could be read.
         self.leaf: Certificate | None = None
+        #: The leaf, DER, where it was refused because nobody has authorized it; one that is not worth parsing is not kept.
+        self.unknown: bytes | None = None
         #: What was negotiated, as far as the handshake got; never None once it has completed.
         self.tls: Tls | None = None
         #: Set by the seam when a callback of ours failed.
@@ -145,7 +147,10 @@ class Handshake:
                 self.leaf = Certificate.from_der(der)
             except CertificateError:
                 return Denied(Reason.UNKNOWN_CERTIFICATE if standing is None else Reason.REVOKED)
-        return decide(self.leaf, standing, self._now(), self._limits)
+        decision = decide(self.leaf, standing, self._now(), self._limits)
+        if isinstance(decision, Denied) and decision.reason is Reason.UNKNOWN_CERTIFICATE:
+            self.unknown = der
+        return decision
 
     def negotiated(self, resumed: bool = False) -> Tls:
         """Return what the connection has negotiated by now."""

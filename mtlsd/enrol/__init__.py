@@ -1,0 +1,1 @@
+"""How a client comes to be authorized without a file that is carried by hand."""
