@@ -237,8 +237,8 @@ class DismissTests(Base):
             ("give one of", [self.alice.fingerprint, "--older-than", "7d"]),
             ("give one of", ["--all-from", "::1", "--older-than", "7d"]),
             ("8 to 64 hex digits", ["0" * 7]),
-            ("a time like 7d", ["--older-than", "7"]),
-            ("a time like 7d", ["--older-than", "-1d"]),
+            ("a length of time is", ["--older-than", "7"]),
+            ("a length of time is", ["--older-than", "-1d"]),
             ("an address like", ["--all-from", "everywhere"]),
         ):
             self.fails(2, said, "dismiss", *arguments)
