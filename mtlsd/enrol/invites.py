@@ -226,8 +226,8 @@ class Invites(Store):
 
     def _used_up(self, invites: Folder, invite: Invite) -> list[str]:
         try:
+            # Without waiting for the disk: should it come back, it is dead.
             invites.system.unlink(invite.file, invites.descriptor)
-            invites.sync()
         except OSError as error:
             path = printable(str(self._folder / INVITES / invite.file))
             return [f"{path}: cannot be removed: {error.strerror}; it is dead all the same"]

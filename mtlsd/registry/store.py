@@ -154,7 +154,7 @@ class Store:
                     f"certificate {short} has the key of {twin.fingerprint[:GRANT_DIGITS]}, which is revoked{_told(twin)}: "
                     "make a new key, or say --again"
                 )
-        others = [client for client in room.seen.clients if client != name and leaf.fingerprint in room.clients_content(client)]
+        others = room.holders(leaf.fingerprint, name)
         if others:
             raise Refused(f"certificate {short} is in {room.shown(others[0])} already, and one certificate is one client")
         if leaf.fingerprint in room.clients_content(name):
