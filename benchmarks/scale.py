@@ -76,10 +76,11 @@ def make_folder(folder: Path, size: int) -> Pair:
 class Server:
     """The real server, on a free port."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *more: str | Path) -> None:
+        """Start it on *folder*, with *more* options."""
         began = time.perf_counter()
         self.process = subprocess.Popen(
-            [BIN / "twistd", "-n", "--pidfile=", "mtlsd", "--port", "0", "--interface", "127.0.0.1", "--certs", folder, *options],
+            [BIN / "twistd", "-n", "--pidfile=", "mtlsd", "--port", "0", "--interface", "127.0.0.1", "--certs", folder, *more],
             stdout=subprocess.PIPE,
             text=True,
             cwd=folder,

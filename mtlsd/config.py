@@ -152,6 +152,8 @@ class _Reading:
             methods = self._methods(f"{where}.methods", table.get("methods"))
             strip = self._strip(f"{where}.strip", table)
             destination = self._destination(where, table)
+            if methods is not None and b"GET" not in methods and isinstance(destination, Upstream) and destination.upgrade:
+                self._wrong(f"{where}.upgrade", "it is asked for with GET, which is not in methods")
             if len(self.mistakes) == before and path is not None and destination is not None:
                 routes.append(Route(number, path, Allow.of(allow), destination, methods, strip))
         return routes

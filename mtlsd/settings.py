@@ -67,7 +67,7 @@ class Settings:
     max_per_address: int = _setting(0, "Connections from one address (IPv6: one /64); 0: no limit.", least=0)
     max_head: int = _setting(32768, "Bytes of a request's line and headers.", least=1024)
     max_body: int = _setting(0, "Bytes of a request's body; 0: no limit.", least=0)
-    tickets: bool = _setting(True, "TLS session tickets (for 5 minutes), on or off.")
+    tickets: bool = _setting(True, "TLS session tickets, on or off.")
     enrol: bool = _setting(False, "Let in who holds an invite (mtlsd join), on or off.")
     public: str = _setting("", "HOST:PORT by which clients reach the server, for invites; default: none.", check=read_endpoint)
     tls_min: str = _setting("1.2", "Oldest TLS version, 1.2 or 1.3.", choices=("1.2", "1.3"))

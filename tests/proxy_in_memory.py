@@ -54,6 +54,10 @@ class Wire(StringTransport):
     """A backend's end of a connection."""
 
     producer: Any
+    dataBuffer = b""
+    _tempDataLen = 0
+    #: Bytes that the socket takes at once; ``None``: it is broken.
+    takes: int | None = 1 << 20
 
     def __init__(self, protocol: Any) -> None:
         super().__init__()
@@ -61,6 +65,12 @@ class Wire(StringTransport):
         self.aborted = self.half_closed = False
         #: What has come, and the reactor has not told of yet: ``b""`` is the end, an exception a reset.
         self.unread: bytes | OSError = BlockingIOError()
+
+    def writeSomeData(self, data: bytes) -> int | ConnectionLost:
+        if self.takes is None:
+            return ConnectionLost()
+        self.write(data[: self.takes])
+        return min(len(data), self.takes)
 
     def loseWriteConnection(self) -> None:
         self.half_closed = True

@@ -318,6 +318,28 @@ class PoolTests(ProxyTestCase):
         self.connected(self.attempts().index(first, 2))
         self.assertIn("can be reached again", self.said[-1])
 
+    def test_ends_with_what_it_was_at(self) -> None:
+        """A server that is killed takes requests with it: what may be asked twice is asked of another one, once."""
+        gate = self.ask("/api")
+        first = self.attempts()[0]
+        self.connected().lose(ConnectionLost())
+        self.assertEqual(self.attempts(), [first, 8003 + 8000 - first])
+        self.connected().answer(OK)
+        self.assertEqual((Answer(gate.taken()).status, self.said), (200, []))
+        self.door.wait(6)
+        gate = self.ask("/api")
+        self.connected().lose(ConnectionLost())
+        self.connected().lose(ConnectionLost())
+        self.assertEqual((Answer(gate.taken()).status, len(self.attempts()), len(self.said)), (502, 4, 1))
+        for method, body, data in (("POST", b"", b""), ("PUT", b"abc", b""), ("GET", b"", b"HTTP")):
+            before = len(self.attempts())
+            gate = self.ask("/api", method, body=body)
+            wire = self.connected()
+            if data:
+                wire.answer(data)
+            wire.lose(ConnectionLost())
+            self.assertEqual((Answer(gate.taken()).status, len(self.attempts())), (502, before + 1), method)
+
     def test_longer_each_time(self) -> None:
         """A server that stays away costs an attempt less and less often, and the log one line for all of it."""
         self.ask("/api")

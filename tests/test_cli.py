@@ -27,7 +27,10 @@ from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from tests.pki import Pair, make_pair
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
-VERBS = ("authorize", "check", "clients", "explain", "init", "invite", "invites", "join", "new", "revoke", "route", "uninvite")
+VERBS = (
+    *("authorize", "check", "clients", "explain", "export", "history", "import", "init", "invite", "invites", "join", "new"),
+    *("revoke", "route", "uninvite"),
+)
 
 
 class Base(SynchronousTestCase):
@@ -121,7 +124,8 @@ class UsageTests(Base):
     def test_no_folder(self) -> None:
         """Lost: the word that `mtlsd init` makes the folder."""
         path = self.file(make_pair())
-        for arguments in (["clients"], ["explain", path], ["authorize", path, "--name", "alice"], ["revoke", "alice"]):
+        granting = (["authorize", path, "--name", "alice"], ["import", path], ["import", path, "--dry-run"])
+        for arguments in (*granting, ["clients"], ["explain", path], ["export"], ["history"], ["revoke", "alice"]):
             result = self.bare(*arguments, "--certs", "nowhere")
             self.one_line(result, 1, "no such folder nowhere: run mtlsd init --certs nowhere")
 

@@ -220,6 +220,11 @@ upstrem = "x"
             self.assertIs(found.destination.upgrade, expected)
         for value in ('"true"', "1", "[]"):
             self.assertEqual(mistakes(route(f"upgrade = {value}", to=to)), ["route[0].upgrade: true or false is wanted"])
+        self.assertEqual(mistakes(route("upgrade = true", 'methods = ["GET", "POST"]', to=to)), [])
+        self.assertEqual(
+            mistakes(route("upgrade = true", 'methods = ["POST"]', to=to)),
+            ["route[0].upgrade: it is asked for with GET, which is not in methods"],
+        )
         self.assertEqual(
             mistakes(route("upgrade = false", to='static = "x"')), ["route[0].upgrade: only a route with upstream has one"]
         )

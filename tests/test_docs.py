@@ -196,7 +196,8 @@ class CommandTests(SynchronousTestCase):
             "CONTRIBUTING.md",
         ):
             for found in re.finditer(
-                r"(?<!twistd )\bmtlsd (authorize|check|clients|explain|init|invites?|join|new|revoke|route|uninvite)\b([^`\n|]*)",
+                r"(?<!twistd )\bmtlsd (authorize|check|clients|explain|export|history|import|init|invites?|join|new|revoke|route|uninvite)\b"
+                r"([^`\n|]*)",
                 page(name),
             ):
                 options = {option for parameter in command.commands[found[1]].params for option in parameter.opts}

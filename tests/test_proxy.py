@@ -75,6 +75,19 @@ class ExchangeTests(ProxyTestCase):
             self.ask(target)
             self.assertTrue(self.connected().sent().startswith(b"GET " + sent + b" HTTP/1.1\r\n"), target)
 
+    def test_a_socket_that_takes_a_part(self) -> None:
+        """A request would reach the server in part, twice, or in another order."""
+        for takes, buffer in ((0, b""), (7, b""), (1 << 20, b""), (1 << 20, b"x"), (None, b"")):
+            gate = self.ask("/x")
+            factory = self.reactor.tcpClients[-1][2]
+            wire = TcpWire(factory.buildProtocol(None))
+            wire.takes, wire.dataBuffer = takes, buffer
+            wire.protocol.makeConnection(wire)
+            sent = wire.sent()
+            self.assertEqual((sent.count(b"GET /x HTTP/1.1\r\n"), sent.endswith(b"\r\n\r\n")), (1, True), takes)
+            wire.answer(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            self.assertEqual(Answer(gate.taken()).status, 200)
+
     def test_strip(self) -> None:
         """What the route says that no client may say would reach the server behind it, in another spelling."""
         self.ask("/api", "GET", "X-Tenant: forged", "x_corp.user: forged", "X-Tenants: kept")

@@ -365,6 +365,10 @@ class FilesTests(RouterTestCase):
         """A client that has the file already is not sent it again (RFC 9110 13.1.3)."""
         date = self.get("/files/a.txt").headers["last-modified"]
         self.assertEqual(self.get("/files/a.txt", "GET", f"If-Modified-Since: {date}").status, 304)
+        self.assertEqual(self.get("/files/a.txt", "HEAD", f"If-Modified-Since: {date}").status, 304)
+        for other in ("Mon, 01 Jan 2024 00:00:00 GMT", "yesterday", ""):
+            answer = self.get("/files/a.txt", "GET", f"If-Modified-Since: {other}")
+            self.assertEqual((answer.status, answer.body), (200, b"0123456789"), other)
 
     def test_ranges(self) -> None:
         """RFC 9110 14: a download that broke off goes on where it was."""
@@ -440,6 +444,17 @@ class FilesTests(RouterTestCase):
         self.nothing("/files/a.txt/")
         self.nothing("/files/a.txt/x")
         self.nothing("/files/nothing")
+
+    def test_an_index_page_that_is_none(self) -> None:
+        """What stands in for a folder is looked at as any other file is."""
+        (self.served / "sub" / "index.html").symlink_to(self.folder / "srv-secret")
+        self.nothing("/files/sub/")
+        (self.served / "sub" / "index.html").unlink()
+        os.mkfifo(self.served / "sub" / "index.html")
+        self.nothing("/files/sub/")
+        (self.served / "sub" / "index.html").unlink()
+        (self.served / "sub" / "index.html").mkdir()
+        self.nothing("/files/sub/")
 
     def test_listing(self) -> None:
         """Who asks for a folder learns what else is there, where the operator says so and nowhere else."""

@@ -20,6 +20,7 @@ from mtlsd.errors import CertificateError, FolderError, NotFound, Refused
 from mtlsd.identity import public_key_sha256
 from mtlsd.registry.atomic import Folder, System, Transaction
 from mtlsd.registry.blocks import _checked, pem_of, salvaged, without_block
+from mtlsd.registry.bundle import Offer
 from mtlsd.registry.founding import SERVER_CERTIFICATE, SERVER_KEY, found, server_certificate
 from mtlsd.registry.room import Change, in_force, looked_at, overruled
 from mtlsd.registry.store import Store
@@ -122,6 +123,10 @@ class Base(SynchronousTestCase):
         self.assertIn(said, str(error))
         self.assertNotIn("\n", str(error))
         self.assertEqual(tree(self.folder), before)
+
+
+def offer(pair: Pair, name: str, *, given: bool = True) -> Offer:
+    return Offer(pair.der, pair.leaf, name, given, "clients.pem")
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -690,8 +695,12 @@ class WholeOrNotAtAllTests(Base):
         self.store.revoke("carol")
         self.store.authorize([self.old.der, self.bob.der], "alice")
         self.put("alice.toml", b'groups = ["ops"]')
+        # A newcomer with two, one who is in, one who is revoked, one whose name is taken, and another newcomer.
+        more = [self.pair(str(nth)) for nth in range(3)]
+        self.bundle = [(self.new, "dave"), (more[0], "dave"), (self.bob, "bob"), (self.gone, "carol")]
+        self.bundle += [(more[1], "alice"), (more[2], "erin")]
 
-    def scenarios(self) -> dict[str, Callable[[Store], Change]]:
+    def scenarios(self) -> dict[str, Callable[[Store], object]]:
         return {
             "authorize": lambda store: store.authorize([self.new.der], "dave"),
             "add": lambda store: store.authorize([self.new.der], "alice", add=True),
@@ -700,9 +709,11 @@ class WholeOrNotAtAllTests(Base):
             "revoke": lambda store: store.revoke("alice"),
             "revoke one": lambda store: store.revoke_fingerprint(self.old.fingerprint),
             "in advance": lambda store: store.revoke_fingerprint(self.new.fingerprint),
+            "import": lambda store: store.admit([offer(pair, name) for pair, name in self.bundle]),
+            "import add": lambda store: store.admit([offer(pair, name) for pair, name in self.bundle], add=True),
         }
 
-    def each(self, fatal: bool) -> list[tuple[str, Callable[[Store], Change], Path, Path, Faulty]]:
+    def each(self, fatal: bool) -> list[tuple[str, Callable[[Store], object], Path, Path, Faulty]]:
         """Return (name, change, folder before, folder to work on, faulty system) for each call of each scenario."""
         self.prepare()
         found = []
@@ -718,7 +729,7 @@ class WholeOrNotAtAllTests(Base):
         shutil.copytree(self.folder, copy)
         return copy
 
-    def after(self, change: Callable[[Store], Change]) -> dict[str, str]:
+    def after(self, change: Callable[[Store], object]) -> dict[str, str]:
         copy = self.copy()
         change(Store(copy, lambda: NOW, "operator"))
         return self.in_force(copy)
@@ -753,7 +764,7 @@ class WholeOrNotAtAllTests(Base):
                 self.assertEqual([path for part in ("authorized", "revoked") for path in (folder / part).glob(".*")], [])
 
     def scenario_names(self) -> list[str]:
-        return ["authorize", "add", "again", "add again", "revoke", "revoke one", "in advance"]
+        return ["authorize", "add", "again", "add again", "revoke", "revoke one", "in advance", "import", "import add"]
 
     def after_lazily(self, name: str) -> Callable[[], dict[str, str]]:
         known: list[dict[str, str]] = []

@@ -166,8 +166,9 @@ class SwitchedTests(SynchronousTestCase):
             self.assertRaises(BadResponse, self.read, *[data[at : at + 1] for at in range(len(data))])
 
     def test_unasked(self) -> None:
-        """A backend is not the one to decide that."""
-        self.assertRaises(BadResponse, self.read, SWITCHED, protocols=())
+        """A backend is not the one to decide that, with this status or with one that is none."""
+        for data in (SWITCHED, SWITCHED.replace(b"101", b"099"), SWITCHED.replace(b"101", b"001")):
+            self.assertRaises(BadResponse, self.read, data, protocols=())
 
     def test_two_readers(self) -> None:
         """Where ours sees an upgrade and llhttp does not, the bytes behind it are whose?"""
@@ -412,6 +413,18 @@ class EndTests(UpgradeTestCase):
         self.door.wait(4)
         self.assertTrue(wire.aborted)
 
+    def test_nothing_is_left(self) -> None:
+        """A deadline that goes on keeps both connections in memory: a thousand clients that leave are 30 MiB for a minute."""
+        for half in (False, True):
+            gate, wire = self.upgraded()
+            # As Twisted does it where the other half is closed already: at once.
+            vars(wire)["loseConnection"] = wire.lose
+            if half:
+                gate.protocol.readConnectionLost()
+            before = len(self.door.deadlines)
+            gate.lose()
+            self.assertEqual((len(self.door.deadlines), self.live()), (before - half, 0))
+
     def test_the_backend_goes(self) -> None:
         """An application that ends its WebSocket has said so in its last frame."""
         for reason in (None, ConnectionLost()):
@@ -481,7 +494,7 @@ class AllowedTests(UpgradeTestCase):
             (RULES.replace("group:chat", "carol"), "route[0] /ws allows carol"),
             (RULES.replace('["alice"]', "[]"), "route[0] /ws allows group:chat"),
             (RULES.replace("upgrade = true", "upgrade = false"), "route[0] /ws has no upgrade = true"),
-            (RULES.replace("upgrade = true", 'methods = ["POST"]\nupgrade = true'), "route[0] /ws takes POST"),
+            (RULES.replace("upgrade = true", 'methods = ["POST"]'), "route[0] /ws takes POST"),
             (RULES.replace(":8000", ":8001"), "route[0] /ws leads to http://127.0.0.1:8001"),
             (RULES.replace('upstream = "http://127.0.0.1:8000"\nupgrade = true', 'static = "/"'), "leads to the files in /"),
             (RULES.replace('"/ws"', '"/wss"'), "no route has this path"),
@@ -631,6 +644,17 @@ class HandOverTests(SynchronousTestCase):
         self.client.tls.shutdown()
         self.client.pump()
         self.assertEqual((self.heard.heard, self.client.wire.closed), (["told", b"abc", "over", "lost"], "orderly"))
+
+    def test_closed_after_that(self) -> None:
+        """To close under a client that still sends is to reset the connection, and the last bytes to it are lost with it."""
+        self.gate.hand_over(self.heard)
+        self.gate.write(b"output")
+        self.gate.loseWriteConnection()
+        self.front.turns.turn()
+        self.gate.loseConnection()
+        self.assertEqual((self.client.wire.closed, self.client.wire.finished), (None, True))
+        self.client.pump()
+        self.assertEqual((self.client.received, self.client.wire.closed), (b"Hello: aliceoutput", "orderly"))
 
     def test_revoked(self) -> None:
         """At once, without a request or a byte that would ask for it."""

@@ -14,7 +14,9 @@ import click
 
 from mtlsd import __version__
 from mtlsd.applications import missing
+from mtlsd.cli.bundles import export, import_
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
+from mtlsd.cli.history import history
 from mtlsd.cli.invitations import invite, invites, uninvite
 from mtlsd.cli.joining import join
 from mtlsd.cli.shared import as_json as _json
@@ -354,5 +356,5 @@ def _own_hosts() -> list[str]:
     return list(dict.fromkeys([*hosts, *_LOOPBACK]))
 
 
-for _verb in (invite, invites, join, uninvite):
+for _verb in (export, history, import_, invite, invites, join, uninvite):
     mtlsd.add_command(_verb)

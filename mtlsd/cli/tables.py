@@ -16,6 +16,10 @@ from mtlsd.text import days_left, printable, shortened
 SOON = timedelta(days=30)
 _GAP = "  "
 _LEAST_NAME = 12
+#: The columns of `mtlsd history`.
+HISTORY_HEADS = ("TIME (UTC)", "EVENT", "CLIENT", "FINGERPRINT", "ACTOR", "DETAIL")
+_LEAST_DETAIL = 16
+_DAY = len("2026-11-23")
 
 _IN_WORDS = {
     Reason.UNKNOWN_CERTIFICATE: "nobody has authorized it",
@@ -53,6 +57,38 @@ def clients_table(clients: Iterable[Authorization], now: datetime, width: int | 
             break
     fitted = [shortened(name, max(room, 1)) for name in names]
     return "\n".join(shortened(line, width) for line in table([fitted, *columns]).splitlines())
+
+
+def history_table(rows: Iterable[Sequence[str]], width: int | None) -> list[str]:
+    """Return the lines of the table of events, heads first, of at most *width* characters each (``None``: any).
+
+    In a narrow terminal the actor, the time of the day and half of the fingerprint give way before names do; the detail
+    takes what is left, and goes where that is next to nothing.
+    """
+    times, events, clients, long, actors, details = zip(HISTORY_HEADS, *rows, strict=True)
+    if width is None:
+        return table([times, events, clients, long, actors, details]).splitlines()
+    days = ["DAY", *(time[:_DAY] for time in times[1:])]
+    short = ["PRINT", *(one[:LOOKUP_DIGITS] for one in long[1:])]
+    wanted, detail = max(map(len, clients)), min(max(map(len, details)), _LEAST_DETAIL) + len(_GAP)
+    room = 0
+    front: Sequence[Sequence[str]] = ()
+    back: Sequence[Sequence[str]] = ()
+    for front, back, with_detail in (
+        ((times, events), (long, actors), True),
+        ((times, events), (long,), True),
+        ((days, events), (long,), True),
+        ((days, events), (short,), True),
+        ((days, events), (short,), False),
+    ):
+        if not with_detail:
+            detail = 0
+        room = width - sum(max(map(len, column)) + len(_GAP) for column in (*front, *back)) - detail
+        if room >= min(wanted, _LEAST_NAME):
+            break
+    fitted = [shortened(client, max(room, 1)) for client in clients]
+    columns = [*front, fitted, *back, *([details] if detail else [])]
+    return [shortened(line, width) for line in table(columns).splitlines()]
 
 
 def clients_json(clients: Iterable[Authorization], folder: Path, now: datetime) -> list[dict[str, object]]:

@@ -38,7 +38,7 @@ class Waiting(Interface):
 
     def ended(self) -> None: ...
 
-    def switched(self, head: Head, behind: bytes) -> None: ...
+    def switched(self, connection: BackendConnection, head: Head, behind: bytes) -> None: ...
 
     def broken(self, why: str, *, answered: bool) -> None: ...
 
@@ -103,15 +103,23 @@ class BackendConnection(Protocol):
 
     # From an exchange.
 
-    def ask(self, head: bytes, waiting: Waiting, *, is_head: bool, protocols: tuple[bytes, ...] = ()) -> None:
-        """Send the head of a request; *waiting* hears of the response.  *protocols* it may switch to."""
+    def ask(
+        self, head: bytes, waiting: Waiting, *, is_head: bool, is_whole: bool = False, protocols: tuple[bytes, ...] = ()
+    ) -> None:
+        """Send the head of a request; *waiting* hears of the response.
+
+        *is_whole*: no body follows, with which it could go out in one piece.  *protocols* it may switch to.
+        """
         self._parser = ResponseParser(self._backend.names, is_head=is_head, protocols=protocols)
         self._waiting = waiting
         self._is_answered = self.is_asked = False
         self.is_silent = True
         # Not any more for a request.
         self.patience.rest()
-        self.transport.write(head)
+        if is_whole:
+            self._send_now(head)
+        else:
+            self.transport.write(head)
 
     def has_news(self) -> bool:
         """Tell whether something has come, if only the end, that the reactor has not told of yet."""
@@ -144,13 +152,24 @@ class BackendConnection(Protocol):
 
     # Its own.
 
+    def _send_now(self, data: bytes) -> None:
+        """Send *data* without asking the poller first, which for a small request costs as much as to send it."""
+        transport = self.transport
+        if not transport.dataBuffer and not transport._tempDataLen:
+            sent = transport.writeSomeData(data)
+            if isinstance(sent, int):
+                data = data[sent:]
+        # What is left, and what went wrong, is found by the poller.
+        if data:
+            transport.write(data)
+
     def _hand_on(self, parser: ResponseParser, waiting: Waiting) -> None:
         interim, parser.interim = parser.interim, []
         for head in interim:
             waiting.interim(head)
         if parser.switched is not None:
             self._waiting = self._parser = None
-            waiting.switched(parser.switched, parser.behind)
+            waiting.switched(self, parser.switched, parser.behind)
             return
         if parser.head is not None:
             if not self._is_answered:

@@ -190,11 +190,12 @@ class Exchange:
         self.channel.unregisterProducer()
         self.channel.requestDone(self)
 
-    def switched(self, head: Head, behind: bytes) -> None:
-        """The backend has taken up the protocol that was asked for: from here on there are bytes, both ways."""
-        connection, self._connection = self._connection, None
-        if connection is None:
-            return
+    def switched(self, connection: BackendConnection, head: Head, behind: bytes) -> None:
+        """The backend has taken up the protocol that was asked for: from here on there are bytes, both ways.
+
+        Not before: to a backend that does not, the client's first bytes are a request (CVE-2025-64763 is that, in Envoy).
+        """
+        self._connection = None
         backend = self._candidates[0]
         if self.channel.is_finishing:
             connection.close()
@@ -239,9 +240,14 @@ class Exchange:
             # What went out so far must not look like the whole.
             self.gate.abortConnection()
         elif connection is not None and self._may_be_asked_again(connection):
-            # A connection that was kept too long: the backend had closed it when the request was on its way.
             self._is_retried = True
-            self._connect()
+            if self._is_pooled:
+                # It was kept too long: the backend had closed it when the request was on its way.
+                self._connect()
+            else:
+                # The backend itself may have ended, with what it was at.
+                self._candidates.pop(0)
+                self._next()
         else:
             self._say(backend, why)
             self._fail(_BAD_GATEWAY)
@@ -296,7 +302,7 @@ class Exchange:
                 target = b"/" + target
         length = message.length if self._has_body else 0
         head = request_head(self.method, target, message.headers.plain, length, added, self._protocols, self._route.strip)
-        connection.ask(head, self, is_head=self.method == b"HEAD", protocols=self._protocols)
+        connection.ask(head, self, is_head=self.method == b"HEAD", is_whole=not self._has_body, protocols=self._protocols)
         if self._has_body:
             connection.transport.registerProducer(_Upload(self, connection), True)
             waiting, self._waiting_body = self._waiting_body, []
@@ -347,8 +353,8 @@ class Exchange:
 
     def _may_be_asked_again(self, connection: BackendConnection) -> bool:
         # One that has said something, if only half a head, was not closed yet: it may have done what it was asked to.
-        was_dead = self._is_pooled and connection.is_silent
-        return was_dead and not self._is_retried and not self._body_has_begun and self.method in _IDEMPOTENT
+        is_dead = connection.is_silent and (self._is_pooled or len(self._candidates) > 1)
+        return is_dead and not self._is_retried and not self._body_has_begun and self.method in _IDEMPOTENT
 
     def _say(self, backend: Backend | None, why: str) -> None:
         self._log.warn(

@@ -86,22 +86,22 @@ class ResponseParser:
 
     def feed(self, data: bytes) -> None:
         """Read *data*.  Raises :exc:`BadResponse`; what was complete before is there all the same."""
-        self._got_on = False
+        self._got_on = is_upgraded = False
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as found:
-            if self.switched is None:
-                raise BadResponse("it switches protocols, and nobody has asked for that") from None
+            is_upgraded = True
             self.behind = data[found.args[0] :]
-            return
         except httptools.HttpParserCallbackError:
             raise self._refused or BadResponse("it cannot be read") from None
         except httptools.HttpParserError as error:
             if not self.done:
                 raise BadResponse(f"it cannot be read: {error}") from None
             self._excess = True
-        if self.switched is not None:
+        if is_upgraded is not (self.switched is not None):
             raise BadResponse("it switches protocols in a way that can be read in two ways")
+        if is_upgraded:
+            return
         if not self._got_on:
             # A head, trailers or what frames a chunk, of which llhttp says nothing before it is complete.
             self._size += len(data)

@@ -162,10 +162,11 @@ class Upgraded:
                 self._patience.end()
             return
         self._end()
-        end.other.close()
         if end is self.client:
             # The client's transport has deadlines of its own for what it does not take.
             self._patience.wait(self._idle_timeout, self.backend.transport.abortConnection)
+        # Last: the other may be gone before this returns.
+        end.other.close()
 
     def finish(self) -> None:
         """End both in good order: all that has come is delivered."""

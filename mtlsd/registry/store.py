@@ -23,11 +23,13 @@ from mtlsd.identity import (
     public_key_sha256,
 )
 from mtlsd.policy import Denied, Reason, decide
+from mtlsd.registry.admission import Admission, Judgement, Outcome
 from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
+from mtlsd.registry.bundle import Offer
 from mtlsd.registry.listing import AUTHORIZED, REVOKED
-from mtlsd.registry.lock import locked, missing
+from mtlsd.registry.lock import locked, missing, unlocked
 from mtlsd.registry.records import Authorization, Tombstone
-from mtlsd.registry.room import Burial, Change, Room, looked_at
+from mtlsd.registry.room import Burial, Change, Room, in_ledger, looked_at
 from mtlsd.registry.scan import Scan
 from mtlsd.registry.terms import Terms
 from mtlsd.text import printable
@@ -86,6 +88,32 @@ class Store:
             granted = [leaf for leaf, der in leaves.values() if der in fresh or leaf.fingerprint in room.seen.snapshot.tombstones]
             return room.recorded(Kind.AUTHORIZED, name, granted, notes, [], "again" if stones else None)
 
+    def admit(self, offers: Sequence[Offer], *, add: bool = False, dry_run: bool = False) -> Admission:
+        """Authorize many certificates, each under its name: all that may be, in one change, with one look at the folder.
+
+        What is refused (as :meth:`authorize` would) is named in the answer, and the others come in; an error of the
+        disk takes all of it back.  A kill in the middle leaves some in, each of them whole: the same once more takes in
+        the rest.  *add* is needed for further certificates of clients that there are; what was revoked is refused.
+        *dry_run* gives the same answers, and changes nothing.
+        """
+        with self._changing(dry_run) as room:
+
+            def check(leaf: Certificate, der: bytes, name: str, terms: Terms) -> list[str]:
+                return self._check(room, leaf, der, name, terms, again=False)
+
+            judgement = Judgement(room, add, check)
+            answers = tuple(judgement.of(offers))
+            if dry_run or not judgement.texts:
+                return Admission(answers)
+            with failing_whole(self._folder / AUTHORIZED), Transaction() as steps:
+                room.write_all(steps, judgement.texts)
+            events = [
+                room.event(Kind.AUTHORIZED, answer.client, answer.offer.leaf, "imported")
+                for answer in answers
+                if answer.outcome is Outcome.AUTHORIZED and answer.offer.leaf is not None
+            ]
+            return Admission(answers, tuple(in_ledger(self._folder, room.root, events)))
+
     def revoke(self, name: str, reason: str | None = None) -> Change:
         """Revoke all certificates of client *name*, and remove its files.  *reason* goes into the tombstones."""
         with self._changing() as room:
@@ -108,11 +136,7 @@ class Store:
         """
         digits = parse_fingerprint(digits, LOOKUP_DIGITS)
         with self._changing() as room:
-            holders: dict[str, list[str]] = {}
-            for client in room.seen.clients:
-                for fingerprint in room.clients_content(client):
-                    if fingerprint.startswith(digits):
-                        holders.setdefault(fingerprint, []).append(client)
+            holders = {fingerprint: names for fingerprint, names in room.seen.holders.items() if fingerprint.startswith(digits)}
             dead = [fingerprint for fingerprint in room.seen.snapshot.tombstones if fingerprint.startswith(digits)]
             fitting = sorted(holders.keys() | set(dead))
             if len(fitting) > 1:
@@ -148,13 +172,13 @@ class Store:
                 )
         elif not again and leaf.fingerprint not in room.clients_content(name):
             key = public_key_sha256(der)
-            twin = next((stone for stone in snapshot.tombstones.values() if stone.key_sha256 == key), None)
+            twin = snapshot.buried_keys.get(key)
             if twin is not None:
                 raise Refused(
                     f"certificate {short} has the key of {twin.fingerprint[:GRANT_DIGITS]}, which is revoked{_told(twin)}: "
                     "make a new key, or say --again"
                 )
-        others = room.holders(leaf.fingerprint, name)
+        others = [client for client in room.seen.holders.get(leaf.fingerprint, ()) if client != name]
         if others:
             raise Refused(f"certificate {short} is in {room.shown(others[0])} already, and one certificate is one client")
         if leaf.fingerprint in room.clients_content(name):
@@ -166,14 +190,16 @@ class Store:
         return looked_at(self._folder)
 
     @contextmanager
-    def _changing(self) -> Iterator[Room]:
-        with locked(self._folder, self._system) as root:
+    def _changing(self, dry_run: bool = False) -> Iterator[Room]:
+        """Give the room for a change; *dry_run*: for a look, without the lock, in which nothing may be changed."""
+        with (unlocked if dry_run else locked)(self._folder, self._system) as root:
             folders: list[Folder] = []
             try:
                 for part in (AUTHORIZED, REVOKED):
                     try:
                         folders.append(Folder(part, self._system, root))
-                        folders[-1].sweep()
+                        if not dry_run:
+                            folders[-1].sweep()
                     except FileNotFoundError:
                         raise missing(self._folder, part) from None
                     except OSError as error:

@@ -53,7 +53,9 @@ class Files(File):
             return Missing()
         if not path and not self._listing and self.isdir() and self.childSearchPreauth(*self.indexNames) is None:
             return Missing()
-        return cast(IResource, super().getChild(path, request))
+        child = cast(IResource, super().getChild(path, request))
+        # A folder that is called as an index page is would be sent on to itself, with one more slash.
+        return Missing() if not path and isinstance(child, Files) and child.isdir() else child
 
     def render_GET(self, request: Any) -> Any:
         """Send the file, or the ranges of it that are asked for."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
 
-from tests.acceptance.backends import Reader, ScriptedServer, answer
+from tests.acceptance.backends import Reader, ScriptedServer, answer, free_port
 from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Server, poll
 from tests.acceptance.peers import Cut, Response, TlsClient
 
@@ -17,6 +18,12 @@ ROUTE = """
 path = "/"
 allow = ["*"]
 upstream = [{upstreams}]
+"""
+PRIVATE = """
+[[route]]
+path = "/private"
+allow = ["carol"]
+static = "."
 """
 
 
@@ -55,11 +62,11 @@ class UpstreamsTestCase(AcceptanceTestCase):
         super().setUp()
         self.alice = self.new_client("alice")
 
-    def start(self, *backends: Counting) -> Server:
+    def start(self, *backends: Counting, more: str = "") -> Server:
         for backend in backends:
             self.addCleanup(backend.server.stop)
         upstreams = ", ".join(f'"http://127.0.0.1:{backend.port}"' for backend in backends)
-        self.write(self.folder / "mtlsd.toml", ROUTE.format(upstreams=upstreams).encode())
+        self.write(self.folder / "mtlsd.toml", (ROUTE.format(upstreams=upstreams) + PRIVATE + more).encode())
         return self.serve("--config", "mtlsd.toml")
 
     def ask(self, client: TlsClient, method: str, path: str) -> Response:
@@ -85,6 +92,20 @@ class PoolTests(UpstreamsTestCase):
                 self.assertEqual(client.ask(f"/{number}").body, b"/%d" % number)
                 self.assertTrue(lies_there.wait(DEADLINE))
                 lies_there.clear()
+        self.assertEqual(server.stop(), 0)
+        self.assert_quiet(server)
+
+    def test_after_an_upload(self) -> None:
+        """A body that had to wait for its server leaves a connection on which the next request is heard, whatever came of it."""
+        backend, nobody = Counting(), free_port()
+        server = self.start(backend, more=ROUTE.format(upstreams=f'"http://127.0.0.1:{nobody}"').replace('"/"', '"/nobody"'))
+        with TlsClient(server.port, self.alice) as client:
+            for number, size in enumerate((1, 70_000, 100_000, 300_000, 3_000_000) * 4):
+                client.send(b"POST /%d HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (number, size) + bytes(size))
+                self.assertEqual(client.response().body, b"/%d" % number)
+                self.assertEqual(client.ask("/next").body, b"/next")
+            self.assertEqual(self.ask(client, "POST", "/nobody").status, 503)
+            self.assertEqual(client.ask("/next").body, b"/next")
         self.assertEqual(server.stop(), 0)
         self.assert_quiet(server)
 
@@ -165,3 +186,74 @@ class SeveralTests(UpstreamsTestCase):
         self.assertEqual([path for path, count in done.items() if count > posts[path]], [])
         self.assertEqual(server.stop(), 0)
         self.assert_quiet(server)
+
+
+class RewriteTests(UpstreamsTestCase):
+    """The configuration is written again ten times a second, half of the time with a mistake."""
+
+    REQUESTS, WORKERS = 10_000, 4
+    MISTAKES = (
+        "[[rout",
+        'allow = "ops"',
+        'allow = ["group:nobody"]',
+        "[server]\nprot = 1",
+        'path = "a//b"',
+        "\x00",
+        "=",
+        "[[route]]\n",
+    )
+
+    def test_under_load(self) -> None:
+        """No request is answered by half a configuration, and none is lost or sent twice between one and the next."""
+        backends = [Counting(), Counting()]
+        server = self.start(*backends)
+        wrong: list[str] = []
+
+        def work(worker: int) -> None:
+            try:
+                with TlsClient(server.port, self.alice) as client:
+                    for number in range(self.REQUESTS // self.WORKERS):
+                        path, private = f"/{worker}-{number}", number % 10 == 9
+                        answered = client.ask(f"/private{path}" if private else path)
+                        good = answered.status == 403 if private else answered.body == path.encode()
+                        if not good:
+                            wrong.append(f"{path}: {answered}")
+            except BaseException as error:
+                wrong.append(repr(error))
+
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(self.WORKERS)]
+        for worker in workers:
+            worker.start()
+        try:
+            rounds = self.rewrite(server, backends, workers)
+        finally:
+            for worker in workers:
+                worker.join(4 * DEADLINE)
+        self.assertEqual(wrong, [])
+        seen = Counter(backends[0].seen)
+        seen.update(backends[1].seen)
+        self.assertEqual((set(seen.values()), seen.total()), ({1}, self.REQUESTS * 9 // 10))
+        self.assertGreater(rounds, 10)
+        self.assertEqual(server.stop(), 0)
+        self.assert_quiet(server)
+
+    def rewrite(self, server: Server, backends: list[Counting], workers: list[threading.Thread]) -> int:
+        """Write the file anew until nobody asks any more.  Returns how often."""
+        config, pause, rounds = self.folder / "mtlsd.toml", threading.Event(), 0
+        tables = [
+            "".join(f'"http://127.0.0.1:{backend.port}", ' for backend in some) for some in (backends, backends[:1], backends[1:])
+        ]
+        while any(worker.is_alive() for worker in workers):
+            text = ROUTE.format(upstreams=tables[rounds % 3]) + f"idle_timeout = {rounds + 1}\n" + PRIVATE
+            if rounds % 2:
+                text += self.MISTAKES[rounds // 2 % len(self.MISTAKES)]
+            said = len(server.log.lines)
+            if rounds % 4 < 2:
+                config.write_text(text)
+            else:
+                self.write(config, text.encode())
+            server.signal(signal.SIGHUP)
+            server.log.wait_for("stays in force" if rounds % 2 else "2 routes in force", after=said)
+            rounds += 1
+            pause.wait(0.1)
+        return rounds
