@@ -26,7 +26,7 @@ help: tools
 
 serve: $(venv)/.installed-serve
 	$(bin)/mtlsd init
-	exec $(bin)/twistd -n mtlsd --port $(PORT) --access-log -
+	exec $(bin)/twistd -n mtlsd --port $(PORT) --access-log - --enrol on
 
 # Servers that the tests start are measured too (pyproject.toml), hence `combine`.
 test: $(venv)/.installed-test $(venv)/node/.installed

@@ -93,6 +93,16 @@ def read_host(text: str) -> str:
     return host
 
 
+def read_endpoint(text: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT``, an IPv6 address in brackets.  Raises :exc:`ValueError` for anything else."""
+    host, colon, port = text.strip().rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or not 1 <= int(port) <= 65535:
+        raise ValueError("HOST:PORT is wanted")
+    if "*" in host or (":" in host and not (host.startswith("[") and host.endswith("]"))):
+        raise ValueError("one host is wanted, an IPv6 address in brackets")
+    return read_host(host), int(port)
+
+
 def new_client_pair(name: str, now: datetime, days: int) -> NewPair:
     """Make the pair of client *name*, good from *now* (aware) for *days* days.  Raises :exc:`ValueError` for a bad name."""
     if not is_client_name(name):

@@ -54,6 +54,13 @@ Decision: TypeAlias = Allowed | Denied
 
 
 @dataclass(frozen=True, slots=True)
+class Newcomer:
+    """Nobody has authorized the certificate, and it is fit to be: its connection may ask for that, and for nothing else."""
+
+    leaf: Certificate
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """What a certificate may be.  RSA sizes in bits, ``certificate`` in bytes of DER, ``chain`` in certificates.
 
@@ -108,6 +115,28 @@ def decide(leaf: Certificate | None, standing: Standing, now: datetime, limits: 
     if now > standing.ends:
         return Denied(Reason.EXPIRED)
     return Allowed(standing)
+
+
+def welcome(
+    leaf: Certificate, standing: Standing, key_is_revoked: bool, now: datetime, limits: Limits = LIMITS
+) -> Newcomer | Denied:
+    """Decide whether somebody with this certificate may ask to join: on a connection that can do nothing else.
+
+    Who is authorized has no business there; who was shut out, or has only its key, stays out.  *now* is aware, UTC.
+    """
+    if isinstance(standing, Tombstone) or key_is_revoked:
+        return Denied(Reason.REVOKED)
+    if leaf.size > limits.certificate:
+        return Denied(Reason.TOO_LARGE)
+    if not limits.sound(leaf.key):
+        return Denied(Reason.WEAK_KEY)
+    if standing is not None:
+        return Denied(Reason.NOT_ALLOWED)
+    if now < leaf.not_before:
+        return Denied(Reason.NOT_YET_VALID)
+    if now > leaf.not_after:
+        return Denied(Reason.EXPIRED)
+    return Newcomer(leaf)
 
 
 def remedy(reason: Reason, leaf: Certificate | None = None, now: datetime | None = None, *, kept: bool = False) -> str | None:

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from mtlsd.audit.events import endpoint
 from mtlsd.audit.sinks import LineFile
 from mtlsd.configwatch import ConfigWatcher
+from mtlsd.enrol.join import Joins
 from mtlsd.enrol.pending import Pending
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.registry.directory import DirectoryRegistry
@@ -85,6 +86,7 @@ class FrontDoor(Service):
         pair: PairWatcher,
         config: ConfigWatcher | None,
         pending: Pending | None,
+        joins: Joins | None,
         heartbeat: Heartbeat,
         files: Sequence[LineFile],
         drain_timeout: float,
@@ -101,6 +103,7 @@ class FrontDoor(Service):
         self._pair = pair
         self._config = config
         self._pending = pending
+        self._joins = joins
         self._heartbeat = heartbeat
         self._files = files
         self._drain_timeout = drain_timeout
@@ -130,6 +133,8 @@ class FrontDoor(Service):
         if self._pending is not None:
             self._pending.start()
             self._heartbeat.add(self._pending.beat)
+        if self._joins is not None:
+            self._joins.start()
         self._registry.start()
         self._heartbeat.start()
         self._reactor.callWhenRunning(self._ready)

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from mtlsd.errors import SettingsError
+from mtlsd.keys import read_endpoint
 from mtlsd.text import printable
 
 _CERTS = "certs"
@@ -21,9 +22,15 @@ _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 def _setting(
-    default: object, help: str, *, least: float | None = None, most: float | None = None, choices: tuple[str, ...] = ()
+    default: object,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    choices: tuple[str, ...] = (),
+    check: Callable[[str], object] | None = None,
 ) -> Any:
-    return field(default=default, metadata={"help": help, "least": least, "most": most, "choices": choices})
+    return field(default=default, metadata={"help": help, "least": least, "most": most, "choices": choices, "check": check})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +69,8 @@ class Settings:
     max_body: int = _setting(0, "Bytes of a request's body; 0: no limit.", least=0)
     tickets: bool = _setting(True, "TLS session tickets, on or off.")
     pending: bool = _setting(True, "Keep unknown certificates that were refused, for mtlsd approve, on or off.")
+    enrol: bool = _setting(False, "Let in who holds an invite (mtlsd join), on or off.")
+    public: str = _setting("", "HOST:PORT by which clients reach the server, for invites; default: none.", check=read_endpoint)
     tls_min: str = _setting("1.2", "Oldest TLS version, 1.2 or 1.3.", choices=("1.2", "1.3"))
 
     @property
@@ -172,7 +181,7 @@ def _path(text: str, base: Path) -> Path:
 
 
 def _checked(setting: Field[Any], value: object) -> object:
-    least, most, choices = (setting.metadata[key] for key in ("least", "most", "choices"))
+    least, most, choices, check = (setting.metadata[key] for key in ("least", "most", "choices", "check"))
     if isinstance(value, int | float) and not isinstance(value, bool):
         # Written so that NaN, which compares with nothing, is refused too.
         if least is not None and not value >= least:
@@ -181,4 +190,6 @@ def _checked(setting: Field[Any], value: object) -> object:
             raise ValueError(f"at most {most if most is not None else 1e9:g} is wanted")
     if choices and value not in choices:
         raise ValueError(f"{' or '.join(choices)} is wanted")
+    if check is not None and value:
+        check(value)
     return value

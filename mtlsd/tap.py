@@ -6,7 +6,7 @@ import gc
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,10 @@ from mtlsd.audit.sinks import Fanout, GraceSink, IAuditSink, JsonLinesSink, Line
 from mtlsd.config import Config, read
 from mtlsd.configwatch import ConfigWatcher
 from mtlsd.deadlines import Deadlines
+from mtlsd.enrol.attempts import Attempts
+from mtlsd.enrol.invites import Invites
+from mtlsd.enrol.join import Joins
+from mtlsd.enrol.openings import Openings
 from mtlsd.enrol.pending import Pending
 from mtlsd.errors import MtlsdError
 from mtlsd.expirywatch import ExpiryWatch
@@ -32,7 +36,7 @@ from mtlsd.proxy.backend import Backends
 from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.service import EarlyHangup, FrontDoor, in_daemon_thread, raise_descriptor_limit
 from mtlsd.settings import Settings
-from mtlsd.tls.context import AuthorizedClients, ConnectionCreator, make_context, make_options
+from mtlsd.tls.context import AuthorizedClients, ConnectionCreator, make_context, make_options, select_with_join
 from mtlsd.tls.door import Door
 from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.pair import PairWatcher, ServerPair, load_pair
@@ -180,10 +184,13 @@ def _wire(
     # After the door: whoever is revoked is cut by it already, and heard of as that.
     registry.listen(reconsider)
     clients = AuthorizedClients(registry)
-    creator = ConnectionCreator(make_context(_options_for(pair, clients, settings), clients))
+    joins = _joins(settings, registry, door.sink, reactor, seconds) if settings.enrol else None
+    door.join = joins
+    select = None if joins is None else select_with_join(joins.is_open)
+    creator = ConnectionCreator(make_context(_options_for(pair, clients, settings), clients, select))
 
     def use(fresh: ServerPair) -> None:
-        creator.context = make_context(_options_for(fresh, clients, settings), clients)
+        creator.context = make_context(_options_for(fresh, clients, settings), clients, select)
 
     if pair.facts.not_after < _now():
         log.error("{path}: the server's certificate ended on {end}", path=settings.cert_path, end=pair.facts.not_after)
@@ -207,6 +214,7 @@ def _wire(
         pair=PairWatcher(settings.key_path, settings.cert_path, use, seconds),
         config=watcher,
         pending=pending,
+        joins=joins,
         heartbeat=heartbeat,
         files=files,
         drain_timeout=settings.drain_timeout,
@@ -224,6 +232,20 @@ def _fitting_handshakes(wanted: int, descriptors: int, log: Logger) -> int:
             descriptors=descriptors,
         )
     return fit
+
+
+def _joins(
+    settings: Settings, registry: DirectoryRegistry, sink: IAuditSink, reactor: Any, seconds: Callable[[], float]
+) -> Joins:
+    return Joins(
+        settings.certs,
+        invites=Invites(settings.certs, _now, "mtlsd", look=registry.glance),
+        openings=Openings(settings.certs, _now),
+        attempts=Attempts(seconds),
+        sink=sink,
+        in_thread=lambda work: in_daemon_thread(reactor, work),
+        look=registry.look,
+    )
 
 
 def _load(registry: DirectoryRegistry) -> None:

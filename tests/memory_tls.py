@@ -21,6 +21,7 @@ from mtlsd.deadlines import Deadlines
 from mtlsd.registry.memory import MemoryRegistry
 from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from mtlsd.settings import Settings
+from mtlsd.tls import seam
 from mtlsd.tls.context import AuthorizedClients, ConnectionCreator, make_context, make_options
 from mtlsd.tls.door import Door
 from mtlsd.tls.farewell import Farewells
@@ -174,11 +175,17 @@ def server_pair(pair: Pair) -> ServerPair:
 class FrontDoor:
     """A door with a memory registry, a clock and a memory sink, and clients to knock at it."""
 
-    def __init__(self, settings: Settings | None = None, pair: Pair = SERVER) -> None:
+    #: Chooses the ALPN name, where it is another than usual.
+    select: seam.SelectProtocol | None = None
+
+    def __init__(
+        self, settings: Settings | None = None, pair: Pair = SERVER, registry: Any = None, clock: Clock | None = None
+    ) -> None:
+        """*registry* is another than one in memory, which goes by *clock*."""
         self.settings = settings or Settings()
-        self.registry = MemoryRegistry()
+        self.registry: Any = registry or MemoryRegistry()
         self.sink = MemorySink()
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.deadlines = Deadlines(self.clock.seconds)
         self.served = ServedFactory()
         self.began = datetime.now(UTC)
@@ -204,7 +211,7 @@ class FrontDoor:
 
     def context(self, pair: Pair = SERVER) -> SSL.Context:
         options = make_options(server_pair(pair), self.clients, tickets=self.settings.tickets, tls_min=self.settings.tls_min)
-        return make_context(options, self.clients)
+        return make_context(options, self.clients, self.select)
 
     def knock(self, verdict: Event, der: bytes) -> bool:
         self.knocks.append((verdict, der))

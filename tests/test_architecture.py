@@ -25,6 +25,8 @@ PURE = (
     "mtlsd.registry.knock",
     "mtlsd.enrol.book",
     "mtlsd.addresses",
+    "mtlsd.protocols",
+    "mtlsd.enrol.invitation",
     "mtlsd.config",
     "mtlsd.routing.paths",
     "mtlsd.routing.rules",
@@ -115,6 +117,15 @@ class RoomTests(SynchronousTestCase):
             if within(module, "mtlsd.web", "mtlsd.proxy"):
                 forbidden = ("mtlsd.tls", "OpenSSL", "twisted.internet.ssl", "twisted.protocols.tls")
                 self.assertEqual([name for name in sorted(reached(module)) if within(name, *forbidden)], [], module)
+
+    def test_tls_knows_nothing_of_joining(self) -> None:
+        """What a connection may be used for is TLS's to keep; a way around that would be found from inside the exchange."""
+        for module in modules():
+            if within(module, "mtlsd.tls"):
+                self.assertEqual([name for name in sorted(reached(module)) if within(name, "mtlsd.enrol")], [], module)
+            if within(module, "mtlsd.enrol"):
+                forbidden = ("mtlsd.web", "mtlsd.proxy", "mtlsd.cli", "mtlsd.tap")
+                self.assertEqual([name for name in sorted(imports(module)) if within(name, *forbidden)], [], module)
 
     def test_the_command_decides_nothing(self) -> None:
         """A rule that only the command knows is one that the server does not keep."""

@@ -28,20 +28,21 @@ from tests.pki import Pair, make_pair
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 VERBS = (
-    "approve",
-    "authorize",
-    "check",
-    "clients",
-    "dismiss",
-    "explain",
-    "export",
-    "history",
-    "import",
-    "init",
-    "new",
-    "pending",
-    "revoke",
-    "route",
+    *(
+        "approve",
+        "authorize",
+        "check",
+        "clients",
+        "dismiss",
+        "explain",
+        "export",
+        "history",
+        "import",
+        "init",
+        "invite",
+        "invites",
+    ),
+    *("join", "new", "pending", "revoke", "route", "uninvite"),
 )
 
 
@@ -126,7 +127,8 @@ class UsageTests(Base):
             result = self.bare(verb, "--help")
             self.assertEqual(result.exit_code, 0)
             self.assertIn(f"Example: mtlsd {verb}", result.stdout)
-            self.assertIn("--certs DIR", result.stdout)
+            # Who joins has no folder of clients, but one of its own.
+            self.assertIn("--dir DIR" if verb == "join" else "--certs DIR", result.stdout)
 
     def test_version(self) -> None:
         """Lost: which mtlsd it is, for a report of a mistake."""

@@ -26,7 +26,7 @@ from mtlsd.registry.problems import Problem, Severity
 from mtlsd.registry.records import Tombstone
 from mtlsd.registry.scan import Scan
 from mtlsd.registry.watch import FolderWatch, Names
-from tests.pki import make_pair
+from tests.pki import make_pair, new_key
 
 
 def make_folder(path: str) -> Path:
@@ -195,6 +195,18 @@ class LookTests(DirectoryCase):
         self.successResultOf(self.registry.look())
         self.assertEqual({"alice", "bob"}, self.let_in())
         self.assertEqual([frozenset({bob.fingerprint})], self.heard)
+
+    def test_one_name(self) -> None:
+        """With 100,000 clients, each that joins would wait for a look at all of them."""
+        self.begin()
+        put(self.folder / "authorized" / "bob.pem", make_pair("bob", key=new_key()).pem)
+        names = frozenset({"bob.pem", "bob.toml"})
+        self.assertEqual({one.client for one in self.registry.glance(names).snapshot.authorized.values()}, {"alice", "bob"})
+        self.assertEqual(self.let_in(), {"alice"})
+        waiting = self.registry.look(names)
+        self.clock.advance(1)
+        self.successResultOf(waiting)
+        self.assertEqual(self.let_in(), {"alice", "bob"})
 
     def test_removed(self) -> None:
         """A client whose file was removed would stay in until something else changes."""

@@ -189,17 +189,19 @@ class CommandTests(SynchronousTestCase):
             "docs/enrolment.md",
             "docs/events.md",
             "docs/migrating.md",
+            "docs/protocol.md",
             "docs/routes.md",
             "docs/running.md",
             "docs/systemd.md",
             "CONTRIBUTING.md",
         ):
             for found in re.finditer(
-                r"(?<!twistd )\bmtlsd (approve|authorize|check|clients|dismiss|explain|export|history|import|init|new|pending|revoke|route)\b([^`\n]*)",
+                r"(?<!twistd )\bmtlsd (approve|authorize|check|clients|dismiss|explain|export|history|import|init|invites?|join|new|pending|revoke"
+                r"|route|uninvite)\b([^`\n|]*)",
                 page(name),
             ):
                 options = {option for parameter in command.commands[found[1]].params for option in parameter.opts}
-                for option in re.findall(r"(?<!\S)--[a-z-]+", found[2]):
+                for option in re.findall(r"(?<!\S)--[a-z0-9-]+", found[2]):
                     self.assertIn(option, options, f"{name}: {found[0]}")
 
     def test_every_verb_is_in_the_readme(self) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.identity import Certificate, Key
-from mtlsd.policy import LIMITS, Allowed, Decision, Denied, Limits, Reason, approval, decide, remedy
+from mtlsd.policy import LIMITS, Allowed, Decision, Denied, Limits, Newcomer, Reason, approval, decide, remedy, welcome
 from mtlsd.registry.records import Authorization, Standing, Tombstone
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -135,6 +135,42 @@ class DecideTests(SynchronousTestCase):
             and leaf.not_before <= now <= leaf.not_after
         )
         self.assertEqual(isinstance(decide(leaf, standing, now), Allowed), right)
+
+
+class WelcomeTests(SynchronousTestCase):
+    """Who may ask to join."""
+
+    def welcomed(
+        self, standing: Standing = None, key_is_revoked: bool = False, now: datetime = NOW, **changes: object
+    ) -> Newcomer | Denied:
+        return welcome(replace(LEAF, **changes), standing, key_is_revoked, now)  # type: ignore[arg-type]
+
+    def test_a_stranger(self) -> None:
+        """Nobody could join."""
+        for now in (NOW, LEAF.not_before, LEAF.not_after):
+            self.assertEqual(self.welcomed(now=now), Newcomer(LEAF))
+
+    def test_who_is_known(self) -> None:
+        """One certificate would be two clients; even where the registry mixes two certificates up."""
+        self.assertEqual(self.welcomed(authorization()), Denied(Reason.NOT_ALLOWED))
+        self.assertEqual(self.welcomed(authorization(OTHER)), Denied(Reason.NOT_ALLOWED))
+
+    def test_who_is_out(self) -> None:
+        """Whoever was shut out would be back, with the certificate or with only its key."""
+        weak = Key("RSA", 1024)
+        for standing, key_is_revoked in ((Tombstone(LEAF.fingerprint), False), (None, True), (authorization(), True)):
+            self.assertEqual(self.welcomed(standing, key_is_revoked), Denied(Reason.REVOKED))
+            self.assertEqual(self.welcomed(standing, key_is_revoked, key=weak, size=99_999), Denied(Reason.REVOKED))
+
+    def test_what_is_not_fit(self) -> None:
+        """What nobody may have would get in by an invite."""
+        self.assertEqual(self.welcomed(key=Key("RSA", 1024)), Denied(Reason.WEAK_KEY))
+        self.assertEqual(self.welcomed(size=LIMITS.certificate), Newcomer(replace(LEAF, size=LIMITS.certificate)))
+        self.assertEqual(self.welcomed(size=LIMITS.certificate + 1), Denied(Reason.TOO_LARGE))
+        self.assertEqual(self.welcomed(size=LIMITS.certificate + 1, key=Key("DSA", 1)), Denied(Reason.TOO_LARGE))
+        self.assertEqual(self.welcomed(authorization(), key=Key("DSA", 1)), Denied(Reason.WEAK_KEY))
+        self.assertEqual(self.welcomed(now=LEAF.not_before - TICK), Denied(Reason.NOT_YET_VALID))
+        self.assertEqual(self.welcomed(now=LEAF.not_after + TICK), Denied(Reason.EXPIRED))
 
 
 class LimitsTests(SynchronousTestCase):

@@ -33,6 +33,12 @@ class SnapshotTests(SynchronousTestCase):
             self.assertEqual(everything, one.differs(two))
             self.assertEqual(everything, two.differs(one))
 
+    def test_buried_keys(self) -> None:
+        """Whoever was shut out would join again with a new certificate of the same key."""
+        stones = {"a": Tombstone("a", key_sha256="11"), "b": Tombstone("b"), "c": Tombstone("c", key_sha256="22")}
+        self.assertEqual(Snapshot({}, stones).buried_keys, {"11": stones["a"], "22": stones["c"]})
+        self.assertEqual(Snapshot().buried_keys, {})
+
     def test_same(self) -> None:
         """Every scan would count as a change of all clients."""
         again = Snapshot({self.print: replace(self.alice)}, {self.print: Tombstone(self.print)})

@@ -36,6 +36,11 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual((settings.port, settings.certs, settings.tls_min, settings.tickets), (9443, Path("certs"), "1.2", True))
         self.assertEqual((settings.audit_log, settings.access_log, settings.config), (None, None, None))
 
+    def test_where_clients_reach_it(self) -> None:
+        """Invites would go out with an address that is none."""
+        self.assertEqual(load({"public": "www.example.org:9443"}).public, "www.example.org:9443")
+        self.assertIn("--public www.example.org: HOST:PORT is wanted", self.refusal({"public": "www.example.org"}))
+
     def test_an_option_that_was_not_given(self) -> None:
         """usage.Options has None for those: they must not hide the default."""
         self.assertEqual(load({option_name(setting): None for setting in fields(Settings)}), Settings())

@@ -35,6 +35,12 @@ class Kind(StrEnum):
     AUTHORIZED = "authorized"
     #: The command revoked a client's certificate.
     REVOKED_CLIENT = "revoked-client"
+    #: The command invited somebody to join under a name.
+    INVITED = "invited"
+    #: The command took an invite back.
+    UNINVITED = "uninvited"
+    #: Somebody who was invited has joined: its certificate is authorized.
+    JOINED = "joined"
 
 
 class Event(NamedTuple):

@@ -19,6 +19,7 @@ from mtlsd.identity import GRANT_DIGITS
 
 #: Seconds between two complaints about one and the same problem.
 COMPLAINT_INTERVAL = 60.0
+_GOOD_NEWS = (Kind.ACCEPTED, Kind.JOINED)
 #: Seconds between two words about one certificate that is let in on grace.
 DAY = 86_400.0
 
@@ -140,7 +141,7 @@ class LogSink:
         words = event.in_words()
         if "{" in words or "}" in words:
             words = words.replace("{", "{{").replace("}", "}}")
-        emit = self._log.info if event.event is Kind.ACCEPTED else self._log.warn
+        emit = self._log.info if event.event in _GOOD_NEWS else self._log.warn
         emit(words, event=event)
 
 

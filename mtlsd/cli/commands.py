@@ -18,6 +18,8 @@ from mtlsd.cli.bundles import export, import_
 from mtlsd.cli.enrolment import approve, dismiss, pending
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
 from mtlsd.cli.history import history
+from mtlsd.cli.invitations import invite, invites, uninvite
+from mtlsd.cli.joining import join
 from mtlsd.cli.shared import again as _again
 from mtlsd.cli.shared import as_json as _json
 from mtlsd.cli.shared import certs as _certs
@@ -344,5 +346,5 @@ def _own_hosts() -> list[str]:
     return list(dict.fromkeys([*hosts, *_LOOPBACK]))
 
 
-for _verb in (approve, dismiss, export, history, import_, pending):
+for _verb in (approve, dismiss, export, history, import_, invite, invites, join, pending, uninvite):
     mtlsd.add_command(_verb)

@@ -48,7 +48,7 @@ def clients_table(clients: Iterable[Authorization], now: datetime, width: int | 
     terse = ["EXPIRES", *(_expiry(client, now, words=False) for client, _ in rows)]
     layouts = ([long, keys, worded], [long, keys, terse], [long, terse], [short, terse])
     if width is None:
-        return _table([names, *layouts[0]])
+        return table([names, *layouts[0]])
     wanted = max(map(len, names))
     room = 0
     columns: list[list[str]] = []
@@ -58,7 +58,7 @@ def clients_table(clients: Iterable[Authorization], now: datetime, width: int | 
         if room >= (wanted if number == 0 else min(wanted, _LEAST_NAME)):
             break
     fitted = [shortened(name, max(room, 1)) for name in names]
-    return "\n".join(shortened(line, width) for line in _table([fitted, *columns]).splitlines())
+    return "\n".join(shortened(line, width) for line in table([fitted, *columns]).splitlines())
 
 
 def history_table(rows: Iterable[Sequence[str]], width: int | None) -> list[str]:
@@ -69,7 +69,7 @@ def history_table(rows: Iterable[Sequence[str]], width: int | None) -> list[str]
     """
     times, events, clients, long, actors, details = zip(HISTORY_HEADS, *rows, strict=True)
     if width is None:
-        return _table([times, events, clients, long, actors, details]).splitlines()
+        return table([times, events, clients, long, actors, details]).splitlines()
     days = ["DAY", *(time[:_DAY] for time in times[1:])]
     short = ["PRINT", *(one[:LOOKUP_DIGITS] for one in long[1:])]
     wanted, detail = max(map(len, clients)), min(max(map(len, details)), _LEAST_DETAIL) + len(_GAP)
@@ -90,7 +90,7 @@ def history_table(rows: Iterable[Sequence[str]], width: int | None) -> list[str]
             break
     fitted = [shortened(client, max(room, 1)) for client in clients]
     columns = [*front, fitted, *back, *([details] if detail else [])]
-    return [shortened(line, width) for line in _table(columns).splitlines()]
+    return [shortened(line, width) for line in table(columns).splitlines()]
 
 
 def clients_json(clients: Iterable[Authorization], folder: Path, now: datetime) -> list[dict[str, object]]:
@@ -136,7 +136,7 @@ def knocks_table(knocks: Iterable[Knock], width: int | None) -> str:
             if room >= min(wanted, _LEAST_NAME):
                 break
     fitted = [shortened(subject, max(min(room, wanted), 1)) for subject in subjects]
-    lines = _table([prints, fitted, *columns]).splitlines()
+    lines = table([prints, fitted, *columns]).splitlines()
     return "\n".join(lines if width is None else (shortened(line, width) for line in lines))
 
 
@@ -199,7 +199,8 @@ def explanation_text(explanation: Explanation) -> str:
     return "\n".join(lines)
 
 
-def _table(columns: Sequence[Sequence[str]]) -> str:
+def table(columns: Sequence[Sequence[str]]) -> str:
+    """Return columns, each with its heading, as lines."""
     widths = [max(map(len, column)) for column in columns]
     return "\n".join(
         _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

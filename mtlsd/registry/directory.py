@@ -134,17 +134,25 @@ class DirectoryRegistry:
         for _, _, waiting in asked:
             waiting.callback(None)
 
-    def look(self) -> Deferred[None]:
+    def look(self, names: Names = None) -> Deferred[None]:
         """Scan again.  Fires, with ``None``, when what the folder says at this moment is in force (or reported).
 
-        That takes :data:`~mtlsd.registry.clients.SETTLE` seconds longer where something was lost.
+        That takes :data:`~mtlsd.registry.clients.SETTLE` seconds longer where something was lost.  *names* are the files
+        of ``authorized/`` that matter; ``None``: all do.
         """
         if not self._started:
             return succeed(None)
         waiting: Deferred[None] = Deferred()
         self._asked.append((self._seconds(), self._runs + 1, waiting))
-        self._want()
+        self._want(names)
         return waiting
+
+    def glance(self, names: frozenset[str]) -> Scan:
+        """Return what a look at these files of ``authorized/``, and at all of ``revoked/``, sees; nothing is taken from it.
+
+        For a writer who holds the folder's lock, in any thread.
+        """
+        return self._scan(names)
 
     def beat(self) -> None:
         """Notice what inotify did not.  To be called once a second by a monotonic clock."""

@@ -83,7 +83,11 @@ def server_certificate(folder: Path) -> tuple[Certificate, Hosts]:
     Raises :exc:`FileNotFoundError` where there is none, and :exc:`~mtlsd.errors.CertificateError`, naming the file,
     where it cannot be read.
     """
-    path = folder / SERVER_CERTIFICATE
+    return certificate_at(folder / SERVER_CERTIFICATE)
+
+
+def certificate_at(path: Path) -> tuple[Certificate, Hosts]:
+    """Read the server's certificate in a file: see :func:`server_certificate`."""
     try:
         # O_NONBLOCK: a FIFO in its place must not hold the command.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:

@@ -32,6 +32,7 @@ from mtlsd.registry.listing import AUTHORIZED, PENDING, REVOKED
 from mtlsd.registry.lock import locked, missing, unlocked
 from mtlsd.registry.records import Authorization, Tombstone
 from mtlsd.registry.room import Burial, Change, Room, in_ledger, looked_at
+from mtlsd.registry.scan import Scan
 from mtlsd.registry.terms import Terms
 from mtlsd.registry.waiting import fingerprints, opened, read_all, read_one, unusable, why_not
 from mtlsd.text import printable
@@ -298,6 +299,10 @@ class Store:
             notes.append(f"certificate {short} stands in {room.shown(name)} already")
         return notes
 
+    def _look(self) -> Scan:
+        """Return what stands in the folder, its lock held."""
+        return looked_at(self._folder)
+
     @contextmanager
     def _pending(self) -> Iterator[tuple[Folder, Folder]]:
         with locked(self._folder, self._system) as root:
@@ -327,7 +332,7 @@ class Store:
                         raise FolderError(
                             printable(f"{self._folder / part}: the folder cannot be used: {error.strerror}")
                         ) from error
-                yield Room(self._folder, root, folders[0], folders[1], looked_at(self._folder), self._now, self._actor)
+                yield Room(self._folder, root, folders[0], folders[1], self._look(), self._now, self._actor)
             finally:
                 for folder in folders:
                     folder.close()

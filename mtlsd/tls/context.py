@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from OpenSSL import SSL, crypto
 from twisted.internet import ssl
@@ -11,6 +11,7 @@ from twisted.internet._sslverify import IOpenSSLTrustRoot
 from zope.interface import implementer
 
 from mtlsd.policy import LIMITS
+from mtlsd.protocols import HTTP, JOIN
 from mtlsd.registry.interfaces import IRegistry
 from mtlsd.tls import seam
 from mtlsd.tls.connection import Connection, make_room
@@ -22,8 +23,9 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 #: TLS 1.3 has nothing else.  The one that RFC 8446 9.1 demands of everybody comes first: no attack makes a difference between 128
 #: and 256 bits here, and its hash and its rounds are cheaper.
 CIPHERSUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-#: The application protocols.  A client that offers no ALPN at all is fine; ``curl --http1.0`` offers the second.
-PROTOCOLS = (b"http/1.1", b"http/1.0")
+#: The application protocols of whoever is authorized.  A client that offers no ALPN at all is fine; ``curl --http1.0`` offers the
+#: second.
+PROTOCOLS = (HTTP, b"http/1.0")
 #: SSL_MODE_ENABLE_PARTIAL_WRITE (ssl.h), which pyOpenSSL sets and does not name.
 _PARTIAL_WRITE = 1
 
@@ -55,6 +57,21 @@ def select_protocol(connection: SSL.Connection, offered: Sequence[bytes]) -> byt
     return next((name for name in PROTOCOLS if name in offered), None)
 
 
+def select_with_join(is_open: Callable[[], bool]) -> seam.SelectProtocol:
+    """Return a :func:`select_protocol` that also knows the name of a join, while *is_open* says so.
+
+    Only for a client that means nothing else, and in TLS 1.3: there, the name is known when the certificate is judged.  While
+    nobody is invited, the name fails as any that is unknown.
+    """
+
+    def select(connection: SSL.Connection, offered: Sequence[bytes]) -> bytes | None:
+        if list(offered) != [JOIN]:
+            return select_protocol(connection, offered)
+        return JOIN if connection.get_protocol_version() == SSL.TLS1_3_VERSION and is_open() else None
+
+    return select
+
+
 def make_options(pair: ServerPair, clients: AuthorizedClients, *, tickets: bool, tls_min: str) -> ssl.CertificateOptions:
     """Return the CertificateOptions of the front door for a server *pair*; *tls_min* is ``"1.2"`` or ``"1.3"``.
 
@@ -76,8 +93,10 @@ def make_options(pair: ServerPair, clients: AuthorizedClients, *, tickets: bool,
     )
 
 
-def make_context(options: ssl.CertificateOptions, clients: AuthorizedClients) -> SSL.Context:
-    """Return the context of *options* with the callbacks on it.
+def make_context(
+    options: ssl.CertificateOptions, clients: AuthorizedClients, select: seam.SelectProtocol | None = None
+) -> SSL.Context:
+    """Return the context of *options* with the callbacks on it; *select* chooses the ALPN name (:func:`select_protocol`).
 
     CertificateOptions sets its verify mode without a callback after it has asked the trust root, so the callback is
     set here, before the first connection: a context that has one cannot be changed any more.
@@ -88,7 +107,7 @@ def make_context(options: ssl.CertificateOptions, clients: AuthorizedClients) ->
     # One call sends all records of a piece, not one of them: the transport gives OpenSSL the same bytes again.
     context.clear_mode(_PARTIAL_WRITE)
     mode = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT | SSL.VERIFY_CLIENT_ONCE
-    seam.install(context, mode, clients.verify, select_protocol)
+    seam.install(context, mode, clients.verify, select or select_protocol)
     return context
 
 

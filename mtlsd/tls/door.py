@@ -59,6 +59,8 @@ class Door(Factory[Gate]):
         self.sink = sink
         self.deadlines = deadlines
         self.site = site
+        #: Makes the protocol of whoever asks to join; ``None``: nobody may ask.
+        self.join: IProtocolFactory | None = None
         self.now = now
         self.live = LiveConnections()
         self.log = Logger()

@@ -21,10 +21,11 @@ from zope.interface import alsoProvides, implementer
 
 from mtlsd.audit.events import Event, Kind, certificate_fields, endpoint
 from mtlsd.deadlines import Deadline
-from mtlsd.identity import Identity
-from mtlsd.policy import Allowed, Denied, Reason, remedy
+from mtlsd.identity import Identity, Tls
+from mtlsd.policy import Allowed, Denied, Newcomer, Reason, remedy
 from mtlsd.registry.records import Authorization
 from mtlsd.tls.handshake import Handshake
+from mtlsd.tls.interfaces import IJoiningTransport
 from mtlsd.web.interfaces import IAuthenticatedTransport
 
 if TYPE_CHECKING:
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
 Address: TypeAlias = IPv4Address | IPv6Address
 
 
-@implementer(IHandshakeListener, IAuthenticatedTransport, ISSLTransport, IPushProducer)
+#: Seconds from the end of the handshake to the last byte of what a peer says who wants to join.
+JOIN_TIMEOUT = 10.0
+
+
+@implementer(IHandshakeListener, IAuthenticatedTransport, IJoiningTransport, ISSLTransport, IPushProducer)
 class Gate(Protocol):
     """One connection: below it TLS, above it (once accepted) the protocol that serves.
 
@@ -49,6 +54,7 @@ class Gate(Protocol):
         self._address = address
         self._verdict: Kind | None = None
         self._cut = False
+        self._deciding = False
         self._arrived = False
         self._deadline: Deadline | None = None
         # Who it is, and the registry's record that says so.
@@ -81,10 +87,13 @@ class Gate(Protocol):
 
     def handshakeCompleted(self) -> None:
         """Decide, now that the peer has proven its key; let the protocol above begin only where it is accepted."""
-        self._end_of_handshake()
-        if self._verdict is not None:
+        decision = self.handshake.complete() if self._verdict is None else None
+        if isinstance(decision, Newcomer):
+            self._let_ask()
             return
-        decision = self.handshake.complete()
+        self._end_of_handshake()
+        if decision is None:
+            return
         if isinstance(decision, Denied):
             self.drop(decision.reason)
         elif not self._door.has_room():
@@ -95,7 +104,7 @@ class Gate(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """The connection is gone: give the verdict if none was given yet, and let go of everything."""
         self._end_of_handshake()
-        if self._verdict is None:
+        if self._verdict is None and not self._deciding:
             error = None if reason.check(ConnectionDone) else reason.value
             self._reject(*self.handshake.failed(error))
         above, self._above = self._above, None
@@ -127,7 +136,7 @@ class Gate(Protocol):
     @property
     def fingerprint(self) -> str | None:
         """The fingerprint of an accepted client, or ``None``."""
-        return self.handshake.fingerprint if self._verdict is Kind.ACCEPTED else None
+        return None if self._client is None else self.handshake.fingerprint
 
     @property
     def above(self) -> IProtocol | None:
@@ -161,7 +170,7 @@ class Gate(Protocol):
 
     def authorize(self) -> Identity | None:
         """Return who the peer is if it is still authorized, now; otherwise cut the connection and return ``None``."""
-        if self._cut or self._verdict is not Kind.ACCEPTED:
+        if self._cut or self._client is None:
             return None
         decision = self.handshake.decide()
         if isinstance(decision, Allowed):
@@ -184,6 +193,30 @@ class Gate(Protocol):
         if IHalfCloseableProtocol.providedBy(above):
             alsoProvides(self, IHalfCloseableProtocol)
         self._serve(above)
+
+    # IJoiningTransport: what the protocol of a join has instead.
+
+    def negotiated(self) -> Tls:
+        """Return what TLS has negotiated."""
+        return self.handshake.tls or self.handshake.negotiated()
+
+    def deciding(self) -> None:
+        """Wait for the verdict of :meth:`joined` or :meth:`refused`, as long as it takes, and even if the peer goes away."""
+        self._deciding = True
+        self._forget_the_deadline()
+
+    def joined(self, client: str) -> None:
+        """Give the verdict on somebody who has joined as *client*.  This connection is none of an authorized client's."""
+        if self._verdict is None:
+            self._verdict = Kind.ACCEPTED
+            self._send(Kind.ACCEPTED, Reason.AUTHORIZED, client=client)
+        self._end_of_handshake()
+
+    def refused(self, reason: Reason, detail: str) -> None:
+        """Give the verdict on somebody who may not join."""
+        if self._verdict is None:
+            self._reject(reason, detail)
+        self._end_of_handshake()
 
     # ISSLTransport, by way of the TLS below.
 
@@ -250,6 +283,18 @@ class Gate(Protocol):
 
     # Its own.
 
+    def _let_ask(self) -> None:
+        """Let the peer ask to join.  It goes on counting as an unfinished handshake, with a time of its own."""
+        asking = self._door.join.buildProtocol(self._address) if self._door.join is not None else None
+        if asking is None:
+            self._end_of_handshake()
+            self.drop(Reason.NOT_ALLOWED)
+            return
+        self._forget_the_deadline()
+        self._deadline = self._door.deadlines.set(JOIN_TIMEOUT, self._handshake_is_late)
+        self.write = self.transport.write
+        self._serve(asking)
+
     def _accept(self, authorization: Authorization) -> None:
         self._verdict = Kind.ACCEPTED
         self._client = authorization.client
@@ -313,10 +358,13 @@ class Gate(Protocol):
     def _handshake_is_late(self) -> None:
         self.drop(Reason.TIMEOUT)
 
-    def _end_of_handshake(self) -> None:
+    def _forget_the_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+    def _end_of_handshake(self) -> None:
+        self._forget_the_deadline()
         if self._arrived:
             self._door.handshake_is_over(self)
 

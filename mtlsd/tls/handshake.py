@@ -2,19 +2,23 @@
 
 It knows no transport, so tests drive it in memory.  It is the ``app_data`` of its Connection: that is how the verify
 callback, which belongs to the whole context, finds it.
+
+A connection whose ALPN name is that of a join has another purpose, from its first byte to its last: its certificate is let
+through where it is fit to be authorized, so that its key is proven, and it is never allowed anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import datetime
 from functools import lru_cache
 
 from OpenSSL import SSL, crypto
 
 from mtlsd.errors import CertificateError
-from mtlsd.identity import Certificate, Tls, fingerprint_of, key_of
-from mtlsd.policy import LIMITS, Allowed, Decision, Denied, Limits, Reason, decide
+from mtlsd.identity import Certificate, Tls, fingerprint_of, key_of, public_key_sha256
+from mtlsd.policy import LIMITS, Allowed, Decision, Denied, Limits, Newcomer, Reason, decide, welcome
+from mtlsd.protocols import JOIN
 from mtlsd.registry.interfaces import IRegistry
 from mtlsd.registry.records import Authorization
 from mtlsd.tls.connection import same
@@ -34,7 +38,7 @@ class Handshake:
 
     __slots__ = (
         *("_allowed", "_completed", "_connection", "_judged", "_limits", "_now", "_registry", "_shown"),
-        *("callback_failed", "fingerprint", "leaf", "tls", "unknown"),
+        *("callback_failed", "fingerprint", "joining", "leaf", "tls", "unknown"),
     )
 
     def __init__(
@@ -45,7 +49,7 @@ class Handshake:
         self._registry = registry
         self._now = now
         self._limits = limits
-        self._judged: Decision | None = None
+        self._judged: Decision | Newcomer | None = None
         self._shown: crypto.X509 | None = None
         self._completed = False
         # What the predicate said last, where it was yes.
@@ -58,6 +62,8 @@ class Handshake:
         self.unknown: bytes | None = None
         #: What was negotiated, as far as the handshake got; never None once it has completed.
         self.tls: Tls | None = None
+        #: Whether this connection is there to join, and for nothing else.
+        self.joining = False
         #: Set by the seam when a callback of ours failed.
         self.callback_failed = False
         connection.set_app_data(self)
@@ -78,20 +84,31 @@ class Handshake:
         if depth > 0 and not self._affordable(certificate):
             self._judged = Denied(Reason.TOO_LARGE)
         if depth == 0 and self._judged is None:
+            self.joining = self._connection.get_alpn_proto_negotiated() == JOIN
+            if self.joining:
+                # Its tickets are then only numbers, of sessions that nobody keeps: none of them resumes.
+                self._connection.set_options(SSL.OP_NO_TICKET)
             self._judged = self._judge(certificate)
             self._shown = certificate
         return not isinstance(self._judged, Denied)
 
-    def complete(self) -> Decision:
+    def complete(self) -> Decision | Newcomer:
         """Decide when the handshake has completed: the peer has proven its key.  Nobody is let in before this."""
         certificate = self._connection.get_peer_certificate()
         shown, self._shown = self._shown, None
         self._completed = True
-        self.tls = self.negotiated(resumed=self._judged is None)
+        resumed = self._judged is None
+        self.tls = self.negotiated(resumed)
         self._judged = None
+        if resumed and self._connection.get_alpn_proto_negotiated() == JOIN:
+            # Its key was proven on another connection, perhaps for another purpose.
+            self.joining = True
+            if certificate is not None:
+                self._judge(certificate)
+            return Denied(Reason.NOT_ALLOWED)
         if certificate is None:
             return Denied(Reason.NO_CERTIFICATE)
-        if shown is not None and same(shown, certificate):
+        if shown is not None and not self.joining and same(shown, certificate):
             # What the callback has read is not read again: it is what has just been proven.
             return self.decide()
         return self._judge(certificate)
@@ -102,6 +119,8 @@ class Handshake:
         The predicate is pure: what it said of the very same record it says again, as long as the time is within the
         bounds of that record.  So a request costs a look into the registry and at the clock.
         """
+        if self.joining:
+            return Denied(Reason.NOT_ALLOWED)
         if not self._completed or self.fingerprint is None or self.leaf is None:
             return Denied(Reason.INTERNAL_ERROR)
         standing = self._registry.standing(self.fingerprint)
@@ -131,7 +150,7 @@ class Handshake:
         except ValueError:
             return False
 
-    def _judge(self, certificate: crypto.X509) -> Decision:
+    def _judge(self, certificate: crypto.X509) -> Decision | Newcomer:
         der = crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
         self.fingerprint = fingerprint_of(der)
         standing = self._registry.standing(self.fingerprint)
@@ -147,6 +166,9 @@ class Handshake:
                 self.leaf = Certificate.from_der(der)
             except CertificateError:
                 return Denied(Reason.UNKNOWN_CERTIFICATE if standing is None else Reason.REVOKED)
+        if self.joining:
+            revoked = self._registry.snapshot().buried_keys
+            return welcome(self.leaf, standing, bool(revoked) and _key_in(der, revoked), self._now(), self._limits)
         decision = decide(self.leaf, standing, self._now(), self._limits)
         if isinstance(decision, Denied) and decision.reason is Reason.UNKNOWN_CERTIFICATE:
             self.unknown = der
@@ -156,6 +178,14 @@ class Handshake:
         """Return what the connection has negotiated by now."""
         connection = self._connection
         return _tls(connection.get_protocol_version_name(), connection.get_cipher_name(), connection.get_group_name(), resumed)
+
+
+def _key_in(der: bytes, keys: Container[str]) -> bool:
+    """Tell whether a certificate's key is one of *keys*; one that cannot be read is taken for one."""
+    try:
+        return public_key_sha256(der) in keys
+    except CertificateError:
+        return True
 
 
 @lru_cache(maxsize=256)

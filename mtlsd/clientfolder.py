@@ -1,0 +1,184 @@
+"""A client's folder: its key, its certificate, the certificate of its server, and a configuration for curl.
+
+The pair is there as a whole or not at all: it is made in a folder beside, which then gets its name.  Nothing that is there is
+ever overwritten.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from mtlsd.client import Pair
+from mtlsd.errors import CertificateError, FolderError
+from mtlsd.identity import Certificate, fingerprint_of
+from mtlsd.keys import NewPair
+from mtlsd.registry.atomic import TEMPORARY, Folder, System, Transaction
+from mtlsd.registry.blocks import pem_of
+from mtlsd.registry.pem import certificates_in
+from mtlsd.text import printable
+
+KEY, CERTIFICATE, SERVER, CURL = "key.pem", "cert.pem", "server.pem", "curl"
+_LARGEST = 1 << 20
+
+
+def usual_folder(host: str, environ: Mapping[str, str], home: Path) -> Path:
+    """Return the folder for the server *host* (as :func:`mtlsd.keys.read_host` gives it), by the XDG base directories."""
+    given = Path(environ.get("XDG_CONFIG_HOME", ""))
+    # Relative ones are to be ignored, says the specification.
+    base = given if given.is_absolute() else home / ".config"
+    return base / "mtlsd" / host
+
+
+class ClientFolder:
+    """The folder of one client of one server.  Methods raise :exc:`~mtlsd.errors.FolderError` with one line."""
+
+    def __init__(self, path: Path, system: System | None = None) -> None:
+        self.path = Path(os.path.abspath(path))
+        self._system = system or System()
+
+    @property
+    def key(self) -> Path:
+        return self.path / KEY
+
+    @property
+    def certificate(self) -> Path:
+        return self.path / CERTIFICATE
+
+    @property
+    def server(self) -> Path:
+        return self.path / SERVER
+
+    @property
+    def curl(self) -> Path:
+        return self.path / CURL
+
+    def pair(self) -> tuple[Pair, Certificate] | None:
+        """Return the pair that is there and what its certificate says; ``None`` where there is no folder, or an empty one."""
+        try:
+            names = os.listdir(self.path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise FolderError(printable(f"{self.path}: cannot be used: {error.strerror}")) from error
+        if not names:
+            return None
+        if not {KEY, CERTIFICATE} <= set(names):
+            raise FolderError(printable(f"{self.path} holds something else: give another folder with --dir"))
+        if (mode := stat.S_IMODE(os.stat(self.key).st_mode)) & (stat.S_IRWXG | stat.S_IRWXO):
+            raise FolderError(printable(f"{self.key}: the private key is open to others (mode {mode:04o}): chmod 600 it"))
+        pair = Pair(_read(self.key), _read(self.certificate))
+        try:
+            found = certificates_in(pair.certificate_pem).leaves
+        except CertificateError as error:
+            raise FolderError(printable(f"{self.certificate}: {error}")) from error
+        if not found:
+            raise FolderError(printable(f"{self.certificate}: there is no certificate in it"))
+        return pair, found[0]
+
+    def server_fingerprint(self) -> str | None:
+        """Return the fingerprint of the server that is known already, or ``None``."""
+        try:
+            found = certificates_in(_read(self.server)).certificates
+        except FileNotFoundError:
+            return None
+        except CertificateError as error:
+            raise FolderError(printable(f"{self.server}: {error}")) from error
+        return fingerprint_of(found[0]) if found else None
+
+    def put_pair(self, pair: NewPair) -> None:
+        """Make the folder, mode 0700, with the pair in it.  On the disk when this returns."""
+        parent, aside = self.path.parent, TEMPORARY + os.urandom(8).hex()
+        system = self._system
+        try:
+            os.makedirs(parent, 0o700, exist_ok=True)
+            inside = Folder(str(parent), system)
+            try:
+                with Transaction() as around:
+                    around.make_folder(inside, aside, 0o700)
+                    made = Folder(aside, system, inside)
+                    try:
+                        with Transaction() as steps:
+                            for name, data, mode in ((KEY, pair.key_pem, 0o600), (CERTIFICATE, pair.certificate_pem, 0o644)):
+                                steps.place(made, steps.stage(made, data, mode), name)
+                        self._name(aside, inside)
+                        inside.sync()
+                    finally:
+                        made.close()
+            except BaseException:
+                shutil.rmtree(parent / aside, ignore_errors=True)
+                raise
+            finally:
+                inside.close()
+        except OSError as error:
+            raise FolderError(printable(f"{self.path}: cannot be written: {error.strerror}")) from error
+
+    def put_server(self, der: bytes) -> None:
+        """Keep the certificate of the server.  One that is there has to be the same."""
+        self._put(SERVER, pem_of(der), 0o644)
+
+    def put_curl(self) -> None:
+        """Write the configuration for ``curl --config``."""
+        lines = [f'{option} = "{_quoted(path)}"\n' for option, path in _curl_options(self)]
+        self._put(CURL, "".join(lines).encode(), 0o644)
+
+    def forget(self) -> None:
+        """Remove what :meth:`put_pair` and :meth:`put_server` have made, and the folder where nothing else is in it."""
+        for path in (self.key, self.certificate, self.server):
+            with suppress(OSError):
+                path.unlink()
+        with suppress(OSError):
+            self.path.rmdir()
+
+    def _name(self, aside: str, inside: Folder) -> None:
+        try:
+            # Over an empty folder this goes, over any other not.
+            self._system.rename(aside, self.path.name, inside.descriptor)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FolderError(printable(f"{self.path} is there already: give another folder with --dir")) from error
+            raise
+
+    def _put(self, name: str, data: bytes, mode: int) -> None:
+        path = self.path / name
+        try:
+            folder = Folder(str(self.path), self._system)
+            try:
+                if folder.has(name):
+                    if _read(path) != data:
+                        raise FolderError(printable(f"{path} is there already, and says something else"))
+                    return
+                with Transaction() as steps:
+                    steps.place(folder, steps.stage(folder, data, mode), name)
+            finally:
+                folder.close()
+        except OSError as error:
+            raise FolderError(printable(f"{path}: cannot be written: {error.strerror}")) from error
+
+
+def _curl_options(folder: ClientFolder) -> tuple[tuple[str, Path], ...]:
+    return ("cacert", folder.server), ("cert", folder.certificate), ("key", folder.key)
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as it stands in quotes in curl's configuration (curl(1), --config)."""
+    text = str(path)
+    for character, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"), ("\v", "\\v")):
+        text = text.replace(character, escaped)
+    return text
+
+
+def _read(path: Path) -> bytes:
+    try:
+        # O_NONBLOCK: a FIFO in its place must not hold us.
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            return file.read(_LARGEST)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FolderError(printable(f"{path}: cannot be read: {error.strerror}")) from error
