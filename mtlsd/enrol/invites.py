@@ -177,6 +177,9 @@ class Invites(Store):
 
     # What the changes are made of.
 
+    def _holders(self, room: Room, fingerprint: str) -> Sequence[str]:
+        return room.seen.holders_of(fingerprint)
+
     def _look(self) -> Scan:
         return looked_at(self._folder) if self._narrow is None or not self._names else self._narrow(self._names)
 

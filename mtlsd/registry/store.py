@@ -292,12 +292,16 @@ class Store:
                     f"certificate {short} has the key of {twin.fingerprint[:GRANT_DIGITS]}, which is revoked{_told(twin)}: "
                     "make a new key, or say --again"
                 )
-        others = [client for client in room.seen.holders.get(leaf.fingerprint, ()) if client != name]
+        others = [client for client in self._holders(room, leaf.fingerprint) if client != name]
         if others:
             raise Refused(f"certificate {short} is in {room.shown(others[0])} already, and one certificate is one client")
         if leaf.fingerprint in room.clients_content(name):
             notes.append(f"certificate {short} stands in {room.shown(name)} already")
         return notes
+
+    def _holders(self, room: Room, fingerprint: str) -> Sequence[str]:
+        """Return the clients in whose files a certificate is: there may be thousands to ask for."""
+        return room.seen.holders.get(fingerprint, ())
 
     def _look(self) -> Scan:
         """Return what stands in the folder, its lock held."""
