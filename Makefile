@@ -43,7 +43,7 @@ check: $(venv)/.installed-check
 
 fuzz: $(venv)/.installed-test
 	$(bin)/python -m tests.fuzz --seconds 60
-	$(bin)/python benchmarks/soak.py --connections 5000 --tickets off
+	$(bin)/python benchmarks/soak.py --connections 5000
 
 # Servers that are not there (nginx: apt-get install nginx) are left out; the load client wants gcc and libssl-dev.
 bench: $(venv)/.installed-serve $(venv)/peers/.installed

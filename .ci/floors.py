@@ -14,6 +14,7 @@ FLOORS = {
     "mtlsd/registry/": 95.0,
     "mtlsd/tls/": 95.0,
     "mtlsd/proxy/": 95.0,
+    "mtlsd/enrol/": 95.0,
 }
 
 

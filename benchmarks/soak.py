@@ -1,11 +1,10 @@
 """Many short connections, a third of them aborted in the handshake: do descriptors and memory come back?
 
-.venv/bin/python benchmarks/soak.py [--connections 100000] [--tickets on]
+.venv/bin/python benchmarks/soak.py [--connections 100000]
 
 Of each three, one asks and closes, one closes after the handshake, one is reset at some byte of the handshake.  Ends
-with status 1 where the server holds a descriptor more than before, or more than 8 MiB, once the first
-have warmed it up.  OpenSSL keeps the sessions that may be resumed, 20,480 at most: with tickets the first are so many that it has
-all of them, and takes no more.
+with status 1 where the server holds a descriptor more than before, or more than 8 MiB, once a first tenth has
+warmed it up.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ from OpenSSL import SSL, crypto
 from scale import Pair, Server, make_folder
 
 MOST_GROWTH = 8.0
-#: Connections that warm the server up; with tickets, most of two thirds of them leave two sessions each.
-FIRST, FIRST_WITH_TICKETS = 1000, 30_000
 RESET = struct.pack("ii", 1, 0)
 
 
@@ -73,17 +70,14 @@ def run(port: int, pair: Pair, count: int, dice: random.Random) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--connections", type=int, default=100_000)
-    parser.add_argument("--tickets", choices=("on", "off"), default="on")
-    arguments = parser.parse_args()
-    count = arguments.connections
-    first = max(count // 10, FIRST_WITH_TICKETS if arguments.tickets == "on" else FIRST)
+    count = parser.parse_args().connections
     folder = Path(tempfile.mkdtemp())
     dice = random.Random(1)
     try:
         alice = make_folder(folder, 1)
-        server = Server(folder, "--tickets", arguments.tickets)
+        server = Server(folder)
         try:
-            run(server.port, alice, first, dice)
+            run(server.port, alice, max(count // 10, 1000), dice)
             time.sleep(12)
             held, memory, began = descriptors(server), server.memory(), time.monotonic()
             run(server.port, alice, count, dice)

@@ -39,10 +39,10 @@ class Explanation:
         }
 
 
-def explained(leaf: Certificate, snapshot: Snapshot, now: datetime) -> Explanation:
-    """Explain what would become of *leaf* with what *snapshot* knows; *now* is aware."""
+def explained(leaf: Certificate, snapshot: Snapshot, now: datetime, *, kept: bool = False) -> Explanation:
+    """Explain what would become of *leaf* with what *snapshot* knows; *now* is aware; *kept*: it waits to be approved."""
     standing = snapshot.standing(leaf.fingerprint)
     decision = decide(leaf, standing, now)
     if isinstance(decision, Allowed):
         return Explanation(leaf, standing, Reason.AUTHORIZED, None)
-    return Explanation(leaf, standing, decision.reason, remedy(decision.reason, leaf, now))
+    return Explanation(leaf, standing, decision.reason, remedy(decision.reason, leaf, now, kept=kept))

@@ -139,16 +139,18 @@ def welcome(
     return Newcomer(leaf)
 
 
-def remedy(reason: Reason, leaf: Certificate | None = None, now: datetime | None = None) -> str | None:
+def remedy(reason: Reason, leaf: Certificate | None = None, now: datetime | None = None, *, kept: bool = False) -> str | None:
     """Return the command that would put a rejection right, or ``None`` where no single command does.
 
     Made of fixed text, the literal word ``NAME`` and the full fingerprint, never of certificate text: an operator
-    pastes it into a root shell.
+    pastes it into a root shell.  *kept*: the unknown *leaf* waits among those that can be approved.
     """
     if reason is Reason.UNKNOWN_CERTIFICATE:
         # Authorizing what has ended would only be refused again.
         if leaf is not None and now is not None and now > leaf.not_after:
             return None
+        if leaf is not None and kept:
+            return approval(leaf.fingerprint)
         return "mtlsd authorize CERT.pem --name NAME"
     if reason is Reason.REVOKED:
         return "mtlsd authorize CERT.pem --name NAME --again"
@@ -157,3 +159,8 @@ def remedy(reason: Reason, leaf: Certificate | None = None, now: datetime | None
     if reason is Reason.WEAK_KEY or reason is Reason.NO_CERTIFICATE:
         return "mtlsd new NAME --out DIR"
     return None
+
+
+def approval(fingerprint: str) -> str:
+    """Return the command that approves a certificate that has knocked."""
+    return f"mtlsd approve {fingerprint} --name NAME"

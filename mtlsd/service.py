@@ -19,6 +19,7 @@ from mtlsd.audit.events import endpoint
 from mtlsd.audit.sinks import LineFile
 from mtlsd.configwatch import ConfigWatcher
 from mtlsd.enrol.join import Joins
+from mtlsd.enrol.pending import Pending
 from mtlsd.enrol.renewal import Successions
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.registry.directory import DirectoryRegistry
@@ -85,6 +86,7 @@ class FrontDoor(Service):
         registry: DirectoryRegistry,
         pair: PairWatcher,
         config: ConfigWatcher | None,
+        pending: Pending | None,
         joins: Joins | None,
         successions: Successions | None,
         heartbeat: Heartbeat,
@@ -102,6 +104,7 @@ class FrontDoor(Service):
         self._registry = registry
         self._pair = pair
         self._config = config
+        self._pending = pending
         self._joins = joins
         self._successions = successions
         self._heartbeat = heartbeat
@@ -130,6 +133,9 @@ class FrontDoor(Service):
             self._heartbeat.add(beat)
         if self._config is not None:
             self._heartbeat.add(self._config.beat)
+        if self._pending is not None:
+            self._pending.start()
+            self._heartbeat.add(self._pending.beat)
         if self._joins is not None:
             self._joins.start()
         if self._successions is not None:
@@ -150,6 +156,8 @@ class FrontDoor(Service):
         yield self._door.drain(self._drain_timeout)
         self._heartbeat.stop()
         self._registry.stop()
+        if self._pending is not None:
+            self._pending.stop()
         for file in self._files:
             file.close()
         self._log.info("stopped")

@@ -26,6 +26,7 @@ from mtlsd.enrol.attempts import Attempts
 from mtlsd.enrol.invites import Invites
 from mtlsd.enrol.join import Joins
 from mtlsd.enrol.openings import Openings
+from mtlsd.enrol.pending import Pending
 from mtlsd.enrol.renewal import Successions
 from mtlsd.errors import MtlsdError
 from mtlsd.expirywatch import ExpiryWatch
@@ -158,13 +159,15 @@ def _wire(
         use_rules(config)
         watcher = ConfigWatcher(settings.config, config, use_rules)
     descriptors = raise_descriptor_limit()
-    max_handshakes = max(1, min(settings.max_handshakes, (descriptors - _OWN_DESCRIPTORS) // 2))
-    if max_handshakes < settings.max_handshakes:
-        log.warn(
-            "max_handshakes is {fit}, not {wanted}: this process may have {descriptors} file descriptors only",
-            fit=max_handshakes,
-            wanted=settings.max_handshakes,
-            descriptors=descriptors,
+    pending = None
+    if settings.pending:
+        pending = Pending(
+            settings.certs,
+            registry=registry,
+            sink=sink,
+            in_thread=lambda work: in_daemon_thread(reactor, work),
+            seconds=seconds,
+            now=_now,
         )
     door = Door(
         settings=settings,
@@ -174,7 +177,8 @@ def _wire(
         site=site,
         now=_now,
         name=secrets.token_hex(4),
-        max_handshakes=max_handshakes,
+        max_handshakes=_fitting_handshakes(settings.max_handshakes, descriptors, log),
+        knock=None if pending is None else pending.knock,
     )
 
     def reconsider(changed: frozenset[str]) -> None:
@@ -211,6 +215,7 @@ def _wire(
         registry=registry,
         pair=PairWatcher(settings.key_path, settings.cert_path, use, seconds),
         config=watcher,
+        pending=pending,
         joins=joins,
         successions=successions if settings.renew else None,
         heartbeat=_heartbeat(settings, registry, reactor, seconds),
@@ -225,6 +230,18 @@ def _heartbeat(settings: Settings, registry: DirectoryRegistry, reactor: Any, se
     if settings.expiry_warning:
         heartbeat.add(ExpiryWatch(registry.snapshot, _now, seconds, settings.expiry_warning).beat)
     return heartbeat
+
+
+def _fitting_handshakes(wanted: int, descriptors: int, log: Logger) -> int:
+    fit = max(1, min(wanted, (descriptors - _OWN_DESCRIPTORS) // 2))
+    if fit < wanted:
+        log.warn(
+            "max_handshakes is {fit}, not {wanted}: this process may have {descriptors} file descriptors only",
+            fit=fit,
+            wanted=wanted,
+            descriptors=descriptors,
+        )
+    return fit
 
 
 def _joins(

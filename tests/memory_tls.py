@@ -189,6 +189,9 @@ class FrontDoor:
         self.deadlines = Deadlines(self.clock.seconds)
         self.served = ServedFactory()
         self.began = datetime.now(UTC)
+        #: Who was refused as unknown, and whether that is to be kept.
+        self.knocks: list[tuple[Event, bytes]] = []
+        self.keeps = False
         self.door = Door(
             settings=self.settings,
             registry=self.registry,
@@ -197,6 +200,7 @@ class FrontDoor:
             site=self.served,
             now=self.now,
             name="test",
+            knock=self.knock,
         )
         self.clients = AuthorizedClients(self.registry)
         self.creator = ConnectionCreator(self.context(pair))
@@ -208,6 +212,13 @@ class FrontDoor:
     def context(self, pair: Pair = SERVER) -> SSL.Context:
         options = make_options(server_pair(pair), self.clients, tickets=self.settings.tickets, tls_min=self.settings.tls_min)
         return make_context(options, self.clients, self.select)
+
+    def knock(self, verdict: Event, der: bytes) -> bool:
+        self.knocks.append((verdict, der))
+        return self.keep()
+
+    def keep(self) -> bool:
+        return self.keeps
 
     def now(self) -> datetime:
         return self.began + timedelta(seconds=self.clock.seconds())

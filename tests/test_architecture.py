@@ -22,6 +22,9 @@ PURE = (
     "mtlsd.settings",
     "mtlsd.audit.events",
     "mtlsd.registry.records",
+    "mtlsd.registry.knock",
+    "mtlsd.enrol.book",
+    "mtlsd.addresses",
     "mtlsd.protocols",
     "mtlsd.enrol.invitation",
     "mtlsd.config",
@@ -137,6 +140,15 @@ class RoomTests(SynchronousTestCase):
             if within(module, "mtlsd.registry", "mtlsd.audit"):
                 forbidden = ("mtlsd.tls", "mtlsd.web", "mtlsd.cli", "mtlsd.tap", "OpenSSL")
                 self.assertEqual([name for name in sorted(reached(module)) if within(name, *forbidden)], [], module)
+
+    def test_who_knocks_has_no_say(self) -> None:
+        """What is noted of strangers, and the way in, must not reach into each other: a knock never widens anything."""
+        for module in modules():
+            if within(module, "mtlsd.enrol"):
+                forbidden = ("mtlsd.tls", "mtlsd.web", "mtlsd.cli", "mtlsd.registry.store", "mtlsd.policy.decide", "OpenSSL")
+                self.assertEqual([name for name in sorted(imports(module)) if within(name, *forbidden)], [], module)
+            if within(module, "mtlsd.tls", "mtlsd.web", "mtlsd.registry"):
+                self.assertEqual([name for name in sorted(reached(module)) if within(name, "mtlsd.enrol")], [], module)
 
     def test_only_the_tap_wires(self) -> None:
         """What is put together in two places is put together in two ways."""

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mtlsd.tls.budget import HandshakeBudget, address_group
+from mtlsd.addresses import address_group
+from mtlsd.tls.budget import HandshakeBudget
 
 
 class AddressGroupTests(SynchronousTestCase):

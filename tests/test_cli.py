@@ -28,19 +28,21 @@ from tests.pki import Pair, make_pair, new_key
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 VERBS = (
-    "authorize",
-    "check",
-    "clients",
-    "explain",
-    "init",
-    "invite",
-    "invites",
-    "join",
-    "new",
-    "renew",
-    "revoke",
-    "route",
-    "uninvite",
+    *(
+        "approve",
+        "authorize",
+        "check",
+        "clients",
+        "dismiss",
+        "explain",
+        "export",
+        "history",
+        "import",
+        "init",
+        "invite",
+        "invites",
+    ),
+    *("join", "new", "pending", "renew", "revoke", "route", "uninvite"),
 )
 
 
@@ -136,7 +138,8 @@ class UsageTests(Base):
     def test_no_folder(self) -> None:
         """Lost: the word that `mtlsd init` makes the folder."""
         path = self.file(make_pair())
-        for arguments in (["clients"], ["explain", path], ["authorize", path, "--name", "alice"], ["revoke", "alice"]):
+        granting = (["authorize", path, "--name", "alice"], ["import", path], ["import", path, "--dry-run"])
+        for arguments in (*granting, ["clients"], ["explain", path], ["export"], ["history"], ["revoke", "alice"]):
             result = self.bare(*arguments, "--certs", "nowhere")
             self.one_line(result, 1, "no such folder nowhere: run mtlsd init --certs nowhere")
 

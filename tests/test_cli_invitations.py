@@ -138,3 +138,50 @@ class InvitationsTests(Base):
             self.assertNotIn(invitation.secret, data)
             self.assertNotIn(invitation.secret.hex().encode(), data)
             self.assertNotIn(code.encode(), data)
+
+
+class JoinTests(Base):
+    """`mtlsd join`, before it connects to anybody; the rest is in tests/acceptance/test_join.py."""
+
+    line = Invitation("localhost", 1, "bob", "ab" * 32, b"x" * 16).line()
+
+    def test_wrong(self) -> None:
+        """Lost: status 2 and one line for a mistake in the command."""
+        self.one_line(self.bare("join"), 2, "Missing argument")
+        self.one_line(self.bare("join", self.line, "--p12-password-file", "x"), 2, "--p12-password-file wants --p12")
+        self.one_line(self.bare("join", self.line, "--days", "0"), 2, "'--days'")
+
+    def test_mangled(self) -> None:
+        """Lost: one line, and not a connection to somebody else; what was typed holds a secret and is not repeated."""
+        for given, standard_input in (
+            ([self.line[:-1]], None),
+            (["-"], self.line[1:].encode()),
+            (["-"], b""),
+            (["-"], b"\xff\xfe"),
+        ):
+            result = self.bare("join", *given, "--dir", str(self.work / "bob"), standard_input=standard_input)
+            self.assertEqual((result.exit_code, result.stdout), (1, ""), result.output)
+            self.assertEqual(result.stderr.count("\n"), 1, result.stderr)
+            self.assertNotIn(self.line[-30:-2], result.stderr)
+        self.assertFalse((self.work / "bob").exists())
+
+    def test_password(self) -> None:
+        """Lost: the pair would be made, and the invite used up, before it turns out that the file for the browser cannot be."""
+        password, p12 = self.work / "password", str(self.work / "bob.p12")
+
+        def join(*more: str, standard_input: bytes | None = None) -> Result:
+            folder = str(self.work / "bob")
+            return self.bare("join", self.line, "--dir", folder, "--p12", p12, *more, standard_input=standard_input)
+
+        self.one_line(join("--p12-password-file", str(password)), 1, "password: cannot be read: No such file")
+        password.write_text("\nsecond\n")
+        self.one_line(join("--p12-password-file", str(password)), 1, "the password is empty")
+        password.write_bytes(b"\xff")
+        self.one_line(join("--p12-password-file", str(password)), 1, "password: cannot be read")
+        Path(p12).touch()
+        self.one_line(join(), 1, "bob.p12: it is there already")
+        Path(p12).unlink()
+        asked = join(standard_input=b"one\none\n")
+        self.assertIn("localhost:1: cannot be reached", asked.stderr)
+        self.assertNotIn("one", asked.output.replace("Repeat for confirmation", ""))
+        self.assertEqual([path.name for path in self.work.iterdir() if path.name.startswith("bob")], [])

@@ -547,6 +547,17 @@ class FolderWatchTests(SynchronousTestCase):
         self.hears()
         self.assertIsNone(self.names)
 
+    def test_temporary_files_are_no_change(self) -> None:
+        """Each change by the command or a join would be several looks, each of which goes through all clients once."""
+        self.watch.follow()
+        path = self.folder / "authorized" / ".mtlsd-0123"
+        path.write_bytes(b"half")
+        path.chmod(0o644)
+        self.assertFalse(self.hears())
+        path.rename(path.with_name("alice.pem"))
+        self.assertTrue(self.hears())
+        self.assertEqual(frozenset({"alice.pem"}), self.names)
+
     def test_reading_is_no_change(self) -> None:
         """Each scan would set off another one."""
         path = self.folder / "authorized" / "alice.pem"

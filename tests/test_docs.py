@@ -196,7 +196,8 @@ class CommandTests(SynchronousTestCase):
             "CONTRIBUTING.md",
         ):
             for found in re.finditer(
-                r"(?<!twistd )\bmtlsd (authorize|check|clients|explain|init|invites?|join|new|renew|revoke|route|uninvite)\b([^`\n|]*)",
+                r"(?<!twistd )\bmtlsd (approve|authorize|check|clients|dismiss|explain|export|history|import|init|invites?|join|new|pending|renew|revoke"
+                r"|route|uninvite)\b([^`\n|]*)",
                 page(name),
             ):
                 options = {option for parameter in command.commands[found[1]].params for option in parameter.opts}

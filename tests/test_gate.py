@@ -80,6 +80,55 @@ class VerdictTests(SynchronousTestCase):
         self.front.connect(make_pair("bad")).lose()
         self.assertEqual(self.front.last().remedy, "mtlsd authorize CERT.pem --name NAME")
 
+    def test_knock(self) -> None:
+        """A client that is refused could not be approved; or the operator would be told to approve what is not kept."""
+        bad = make_pair("bad")
+        for version in (SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION):
+            self.front = FrontDoor()
+            self.front.connect(bad, version=version).lose()
+            ((verdict, der),) = self.front.knocks
+            self.assertEqual((der, verdict.fingerprint, verdict.peer), (bad.der, bad.fingerprint, ("127.0.0.1", 50514)))
+            self.assertEqual(self.front.last().remedy, "mtlsd authorize CERT.pem --name NAME")
+            self.front.keeps = True
+            self.front.connect(bad, version=version).lose()
+            self.assertEqual(self.front.last().remedy, f"mtlsd approve {bad.fingerprint} --name NAME")
+            self.assertEqual(self.front.verdicts(), [("rejected", "unknown-certificate")] * 2)
+
+    def test_no_knock(self) -> None:
+        """What nobody should approve would be offered to the operator, or a known client's troubles."""
+        gone, old, weak = make_pair("gone"), make_pair("old", ends=timedelta(seconds=-1)), make_pair("weak", key="k256")
+        self.front.authorize(alice=self.alice, gone=gone, old=old)
+        self.front.revoke(gone)
+        for pair in (gone, old, weak, make_pair("large", padding=17_000), self.alice, None):
+            self.front.connect(pair).lose()
+        self.assertEqual(self.front.knocks, [])
+
+    def test_knock_that_fails(self) -> None:
+        """A fault in the keeping would swallow the verdict, or hold the connection."""
+
+        def fail() -> bool:
+            raise ZeroDivisionError
+
+        self.front.keep = fail  # type: ignore[method-assign]
+        client = self.front.connect(make_pair("bad"))
+        client.lose()
+        self.assertEqual(self.front.verdicts(), [("rejected", "unknown-certificate")])
+        self.assertEqual(self.front.last().remedy, "mtlsd authorize CERT.pem --name NAME")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_knock_of_what_was_taken_out(self) -> None:
+        """A client whose file was removed comes back with a ticket; it knocks like anybody else."""
+        client = self.front.connect(self.alice)
+        self.assertEqual(client.request(), b"Hello: alice")
+        session = client.tls.get_session()
+        client.close()
+        self.front.authorize()
+        assert session is not None
+        client = self.front.connect(self.alice, session=session, context=client.context)
+        client.request()
+        client.lose()
+        self.assertEqual([der for _, der in self.front.knocks], [self.alice.der])
+
     def test_accepted_once(self) -> None:
         """A connection of many requests would be many events."""
         client = self.front.connect(self.alice)

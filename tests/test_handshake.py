@@ -18,7 +18,6 @@ from mtlsd.identity import fingerprint_of, hush_the_parser
 from mtlsd.policy import Denied, Reason
 from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from mtlsd.settings import Settings
-from mtlsd.tls.context import SESSION_LIFETIME
 from mtlsd.tls.handshake import Handshake
 from tests.memory_tls import Client, FrontDoor
 from tests.pki import Pair, make_pair, new_key
@@ -375,15 +374,6 @@ class ResumptionTests(SynchronousTestCase):
             self.assertEqual(again.request(), b"Hello: alice")
             self.assertFalse(self.resumed(again))
 
-    def test_what_a_session_holds_stays_here(self) -> None:
-        """A ticket would hold the session under one key for all, which whoever has it may open; or be good for hours."""
-        for tickets, mode in ((True, SSL.SESS_CACHE_SERVER), (False, SSL.SESS_CACHE_OFF)):
-            front = FrontDoor(Settings(tickets=tickets))
-            context = front.context()
-            self.assertEqual(context.get_session_cache_mode(), mode)
-            self.assertEqual(context.set_options(0) & SSL.OP_NO_TICKET, SSL.OP_NO_TICKET)
-            self.assertEqual(context.get_timeout(), SESSION_LIFETIME)
-
     def test_reload_of_the_servers_pair(self) -> None:
         """A ticket of the old context would break, or outlive, a reload: it falls back to a full handshake."""
         front = FrontDoor()
@@ -467,10 +457,16 @@ class ProtocolTests(SynchronousTestCase):
 
     def test_alpn(self) -> None:
         """A client that speaks HTTP/1.1, or says nothing of protocols, would be locked out; another one let in."""
-        for offered in ([], [b"http/1.1"], [b"h2", b"http/1.1"]):
+        for offered, spoken in (
+            ([], b""),
+            ([b"http/1.1"], b"http/1.1"),
+            ([b"h2", b"http/1.1"], b"http/1.1"),
+            ([b"http/1.0", b"http/1.1"], b"http/1.1"),
+            ([b"http/1.0"], b"http/1.0"),
+        ):
             client = self.front.connect(self.alice, alpn=offered)
             self.assertEqual(client.request(), b"Hello: alice")
-            self.assertEqual(client.tls.get_alpn_proto_negotiated(), b"http/1.1" if offered else b"")
+            self.assertEqual(client.tls.get_alpn_proto_negotiated(), spoken)
         client = self.front.connect(self.alice, alpn=[b"h2"])
         client.lose()
         self.assertEqual(self.front.verdicts()[-1], ("rejected", "no-common-protocol"))

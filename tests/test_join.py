@@ -447,7 +447,7 @@ class CertificateTests(JoinBase):
         """A tombstone made by hand has no key in it: it must not stand in the way of everybody."""
         (self.folder / "revoked" / f"{'0' * 64}.json").touch()
         self.front.look()
-        self.assertEqual(self.front.registry.snapshot().revoked_keys, frozenset())
+        self.assertEqual(self.front.registry.snapshot().buried_keys, {})
         self.assertEqual(self.ask(self.invited)[1]["client"], "bob")
 
     def test_with_a_chain(self) -> None:
@@ -516,48 +516,23 @@ class ResumptionTests(JoinBase):
         self.assertEqual(client.request(request_with(invited.secret)), b"")
         self.assertEqual(self.verdict(), ("rejected", "not-allowed", None))
 
-    def test_a_session_of_a_join_on_another(self) -> None:
-        """A refused joiner could go on guessing without proving its key again."""
+    def test_a_session_of_a_join(self) -> None:
+        """Whoever was refused, or has joined, could come back without proving its key: on another join, or under HTTP."""
         invited = self.invite()
-        first = self.front.asking(self.bob)
-        first.request(request_with(b"\0" * 16))
-        session = self.session_of(first)
-        first.close()
-        self.front.sink.events.clear()
-        client = self.front.asking(self.bob, session=session, context=first.context)
-        self.assertEqual(client.request(request_with(invited.secret)), b"")
-        tls = self.front.last().tls
-        assert tls is not None
-        self.assertTrue(tls.resumed)
-        self.assertEqual(self.verdict(), ("rejected", "not-allowed", None))
-
-    def test_a_session_of_a_join_under_http(self) -> None:
-        """OpenSSL keeps it, and it resumes: so it has to be judged by the live registry, as any other."""
-        invited = self.invite()
-        refused = self.front.asking(self.bob)
-        refused.request(request_with(b"\0" * 16))
-        session = self.session_of(refused)
-        refused.close()
-        self.front.sink.events.clear()
-        client = self.front.connect(self.bob, alpn=[HTTP], session=session, context=refused.context)
-        self.assertEqual(client.request(), b"")
-        self.assertTrue(lib.SSL_session_reused(client.tls._ssl))
-        self.assertEqual(self.verdict(), ("rejected", "unknown-certificate", None))
-
-        joined, _ = self.ask(invited)
-        session = self.session_of(joined)
-        joined.close()
-        self.front.sink.events.clear()
-        client = self.front.connect(self.bob, alpn=[HTTP], session=session, context=joined.context)
-        self.assertEqual(client.request(), b"Hello: bob")
-        session = self.session_of(client)
-        client.close()
-        self.assertEqual(self.verdict(), ("accepted", "authorized", "bob"))
-        self.front.store.revoke("bob")
-        self.front.look()
-        client = self.front.connect(self.bob, alpn=[HTTP], session=session, context=joined.context)
-        self.assertEqual(client.request(), b"")
-        self.assertEqual(self.verdict(), ("rejected", "revoked", None))
+        for joined in (False, True):
+            first = self.front.asking(self.bob)
+            first.request(request_with(invited.secret if joined else b"\0" * 16))
+            session = self.session_of(first)
+            first.close()
+            self.invite(f"carol{joined}")
+            for alpn, reason in (([JOIN], "not-allowed"), ([HTTP], "authorized" if joined else "unknown-certificate")):
+                self.front.sink.events.clear()
+                client = self.front.connect(self.bob, alpn=alpn, session=session, context=first.context)
+                client.request(request_with(b"\0" * 16))
+                self.assertFalse(lib.SSL_session_reused(client.tls._ssl), (joined, alpn))
+                client.lose()
+                self.assertEqual(self.verdict()[1], reason)
+        self.assertEqual(self.names(), ["bob.pem"])
 
 
 class LimitTests(JoinBase):

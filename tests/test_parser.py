@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 import h11
 from hypothesis import HealthCheck, given, settings
@@ -89,6 +91,10 @@ class HeadTests(SynchronousTestCase):
             ("1.1", "Connection: foo, Close", False),
             ("1.0", "X: y", False),
             ("1.0", "Connection: Keep-Alive", True),
+            ("1.0", "Connection: foo, Keep-Alive", True),
+            ("1.0", "Connection: keep-alive, Close", False),
+            ("1.0", "Connection: close,keep-alive", False),
+            ("1.0", "Connection: keep-alive\r\nConnection: x\r\nConnection: close", False),
         ):
             self.assertEqual(the_one(ask("/", "GET", header, version=version)).keep_alive, expected, header)
 
@@ -260,44 +266,78 @@ class RefusalTests(SynchronousTestCase):
 TOKEN = st.text("abcdefghijklmnopqrstuvwxyzABCDEFXYZ0123456789!#$%&'*+.^_`|~-", min_size=1, max_size=12)
 VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), max_size=30).map(str.strip)
 FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SMUGGLED = ask("/smuggled")
+#: Where a stream is cut.
+CUTS = st.lists(st.integers(0, 2000), max_size=6)
 
 
-def by_h11(data: bytes) -> tuple[object, ...] | None:
-    """Return what h11 makes of the first request; ``None`` where it refuses it or wants more.
+#: A complete message: method, target, version, headers, body, and whether another may follow on the connection.
+Read = tuple[bytes, bytes, bytes, list[tuple[bytes, bytes]], bytes, bool]
 
-    Two things are taken out of its way that RFC 9112 allows (2.2, 3) and it does not: line ends before the request, and
-    more than one space in its first line.  llhttp reads both in the one way that there is.
+
+def by_h11(data: bytes) -> list[Read]:
+    """Return what h11 makes of a stream of requests, each answered before the next is read.
+
+    Two things are taken out of its way that RFC 9112 allows (2.2, 3) and it does not: line ends before a request, and
+    more than one space in its first line.  llhttp reads both in the one way that there is.  And it keeps no connection
+    of HTTP/1.0, which may be asked for (RFC 9112 9.3).
     """
-    data = re.sub(rb"^[\r\n]*([A-Z]+) +([!-~]+) +(?=HTTP/)", rb"\1 \2 ", data)
+    found = []
+    with contextlib.suppress(h11.RemoteProtocolError):
+        while True:
+            message, data = _first_by_h11(re.sub(rb"^[\r\n]*([A-Z-]+) +([!-~]+) +(?=HTTP/)", rb"\1 \2 ", data))
+            if message is None:
+                break
+            found.append(message)
+            if not message[-1]:
+                break
+    return found
+
+
+def _first_by_h11(data: bytes) -> tuple[Read | None, bytes]:
+    """Return the first request and what is behind it; ``None`` where more is wanted."""
     connection = h11.Connection(h11.SERVER)
     connection.receive_data(data)
     body = b""
     head: h11.Request | None = None
-    try:
-        while True:
-            event = connection.next_event()
-            if isinstance(event, h11.Request):
-                head = event
-            elif isinstance(event, h11.Data):
-                body += bytes(event.data)
-            elif isinstance(event, h11.EndOfMessage) and head is not None:
-                return head.method, head.target, head.http_version, sorted((n.lower(), v) for n, v in head.headers), body
-            else:
-                return None
-    except h11.RemoteProtocolError:
-        return None
+    while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+        if isinstance(event, h11.Request):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += bytes(event.data)
+        else:
+            return None, b""
+    assert head is not None
+    # A refusal: an answer that grants CONNECT or an Upgrade would end what is HTTP.
+    connection.send(h11.Response(status_code=404, headers=[("Content-Length", "0")]))
+    connection.send(h11.EndOfMessage())
+    headers = sorted((name.lower(), value) for name, value in head.headers)
+    options = {option.strip().lower() for name, value in headers if name == b"connection" for option in value.split(b",")}
+    if head.http_version == b"1.0":
+        goes_on = b"keep-alive" in options and b"close" not in options
+    else:
+        goes_on = connection.our_state is not h11.MUST_CLOSE
+    if head.method == b"CONNECT" or (b"upgrade" in options and any(name == b"upgrade" for name, _ in headers)):
+        # Ours reads nothing behind such a one, whatever becomes of it.
+        goes_on = False
+    if connection.our_state is not h11.MUST_CLOSE:
+        connection.start_next_cycle()
+    return (head.method, head.target, head.http_version, headers, body, goes_on), bytes(connection.trailing_data[0])
 
 
-def by_us(data: bytes, known: KnownHeads | None = None) -> tuple[object, ...] | None:
-    """Return the same of ours."""
+def by_us(pieces: Sequence[bytes], known: KnownHeads | None = None) -> list[Read]:
+    """Return the same of ours, which is given the stream in *pieces*."""
     parser = RequestParser(32_768, HeaderNames(), KnownHeads() if known is None else known)
     with contextlib.suppress(Refusal):
-        parser.feed(data)
-    if not parser.messages or not parser.messages[0].complete:
-        return None
-    first = parser.messages[0]
-    headers = sorted((n.lower(), v) for n, values in first.headers.getAllRawHeaders() for v in values)
-    return first.method, first.target, first.version.removeprefix(b"HTTP/"), _comparable(headers), b"".join(first.pieces)
+        for piece in pieces:
+            parser.feed(piece)
+    return [_read(message) for message in parser.messages if message.complete]
+
+
+def _read(message: Message) -> Read:
+    headers = sorted((n.lower(), v) for n, values in message.headers.getAllRawHeaders() for v in values)
+    version = message.version.removeprefix(b"HTTP/")
+    return message.method, message.target, version, _comparable(headers), b"".join(message.pieces), message.keep_alive
 
 
 def _comparable(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -383,6 +423,10 @@ class KnownTests(SynchronousTestCase):
             (message,) = parser.messages
             self.assertEqual((message.complete, message.keep_alive), (True, False))
         self.assertEqual(self.known.count, 1)
+        for last in (data, ask("/", version="1.0"), ask("/", "GET", "Connection: keep-alive, close", version="1.0")):
+            parser = self.another()
+            self.assertRaises(Refusal, parser.feed, last + ask("/"))
+            self.assertEqual(len(parser.messages), 1, last)
 
     def test_what_is_not_kept(self) -> None:
         """A body would be missing the second time; and how long an answer takes would tell that a guessed secret is right."""
@@ -454,27 +498,156 @@ class KnownDifferentialTests(SynchronousTestCase):
         ]
 
 
-class DifferentialTests(SynchronousTestCase):
-    """Where ours accepts, h11 has to understand the same: whatever only one of two readers accepts is a way to smuggle."""
+@st.composite
+def honest(draw: st.DrawFn) -> bytes:
+    """One request as honest clients send them."""
+    version = draw(st.sampled_from(["1.1", "1.1", "1.1", "1.0"]))
+    options = draw(
+        st.sampled_from(["", "", "", "Connection: keep-alive", "Connection: Close", "connection: x, keep-alive", "X: close"])
+    )
+    headers = [options] if options else []
+    headers += [
+        f"{name}: {value}" for name, value in draw(st.lists(st.tuples(TOKEN, VALUE), max_size=3)) if name.lower() not in RESERVED
+    ]
+    body = draw(st.binary(max_size=30) | st.sampled_from([SMUGGLED, b"0\r\n\r\n", b"\r\n"]))
+    target = draw(st.sampled_from(["/", "/a", "/b?c=d"]))
+    kind = draw(st.sampled_from(["none", "none", "length", "chunked"]))
+    if kind == "chunked" and version == "1.1":
+        cut = draw(st.integers(0, len(body)))
+        chunks = b"".join(b"%x%b\r\n%b\r\n" % (len(c), draw(EXTENSION), c) for c in (body[:cut], body[cut:]) if c)
+        headers.insert(draw(st.integers(0, len(headers))), "Transfer-Encoding: chunked")
+        trailers = draw(st.sampled_from([b"", b"", b"T: 1\r\n", b"X-Role: admin\r\nHost: b\r\n"]))
+        return ask(target, "POST", *headers) + chunks + b"0\r\n" + trailers + b"\r\n"
+    if kind == "length":
+        return ask(target, "POST", *headers, version=version, body=body)
+    return ask(target, draw(st.sampled_from(["GET", "HEAD", "DELETE"])), *headers, version=version)
 
-    def agree(self, data: bytes) -> None:
+
+@st.composite
+def doubtful(draw: st.DrawFn) -> bytes:
+    """One request whose framing says one thing, or two, or nothing that is so; and what may or may not be its body."""
+    line = draw(
+        st.sampled_from([b"POST / HTTP/1.1", b"POST / HTTP/1.1", b"GET /a HTTP/1.1", b"POST / HTTP/1.0", b"CONNECT a:1 HTTP/1.1"])
+    )
+    framing = draw(
+        st.lists(
+            st.sampled_from(
+                [
+                    b"Content-Length: 0", b"Content-Length: 5", b"Content-Length: 43", b"Content-Length: 5, 5", b"Content-Length: 05",
+                    b"Content-Length:\t5 ", b"Content_Length: 5", b"Content-Length : 5", b"Transfer-Encoding: chunked",
+                    b"transfer-encoding: Chunked", b"Transfer-Encoding: chunked, chunked", b"Transfer-Encoding: gzip, chunked",
+                    b"Transfer-Encoding: chunked, gzip", b"Transfer-Encoding: identity", b"Transfer-Encoding: xchunked",
+                    b"Transfer-Encoding:\x0bchunked", b"Transfer-Encoding: chunked\t", b"X: y\r\n Transfer-Encoding: chunked",
+                ]
+            ),
+            max_size=2,
+        )
+    )  # fmt: skip
+    options = draw(
+        st.sampled_from(
+            [
+                b"", b"", b"", b"Connection: close", b"Connection: keep-alive", b"Connection: keep-alive, close", b"Connection: close x",
+                b"Connection: ,close,", b"Connection: closed", b"Connection: x\r\nconnection: close", b"Connection: upgrade", b"Upgrade: x",
+                b"Connection: upgrade\r\nUpgrade: x", b"Expect: 100-continue", b"X: y",
+            ]
+        )
+    )  # fmt: skip
+    chunked = st.sampled_from(
+        [
+            b"5\r\nhello\r\n0\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n", b"5\r\nhello\r\n0\r\n\r\n", b"0\r\n\r\n", b"5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n",
+            b"05\r\nhello\r\n00\r\n\r\n", b"0\r\nContent-Length: 5\r\n\r\nhello", b"5 \r\nhello\r\n0\r\n\r\n", b"5\nhello\r\n0\r\n\r\n",
+            b"5\r\nhello0\r\n\r\n", b"0\r\n", b"2b\r\n" + SMUGGLED + b"\r\n0\r\n\r\n",
+        ]
+    )  # fmt: skip
+    other = st.sampled_from([b"", b"", b"hello", SMUGGLED])
+    # Mostly what the last word says that it is.
+    body = draw(chunked if (b"chunked" in b"".join(framing)) != (draw(st.integers(0, 9)) == 0) else other)
+    return b"\r\n".join([line, b"Host: a", *([options] if options else []), *framing, b"", b""]) + body
+
+
+RESERVED = {"host", "content-length", "transfer-encoding", "connection", "upgrade", "expect", "proxy-connection"}
+EXTENSION = st.sampled_from([b"", b"", b";a", b";a=b", b';a="b c"'])
+JUNK = st.sampled_from(
+    [
+        b"",
+        b"",
+        b"",
+        b"\r\n",
+        b"\r\n\r\n",
+        b"\n",
+        b"\r",
+        b" ",
+        b"\t",
+        b"\0",
+        b"x",
+        b"hello",
+        b"0\r\n\r\n",
+        b"GET ",
+        b"X: y\r\n",
+        b"GET / HTTP/1.1\r\n",
+    ]
+)
+
+
+class DifferentialTests(SynchronousTestCase):
+    """Where ours accepts, h11 has to understand the same: whatever only one of two readers accepts is a way to smuggle.
+
+    It is the whole of a stream that is compared, message by message: where the second one begins is the point.
+    """
+
+    def agree(self, data: bytes, cuts: Sequence[int] = ()) -> list[Read]:
         known = KnownHeads()
-        ours, theirs = by_us(data, known), by_h11(data)
-        # Where it has been kept, what is told the second time is what was kept.
-        self.assertEqual(ours, by_us(data, known), "asked again")
-        if ours is not None:
-            self.assertEqual(ours, theirs, data)
+        ours, theirs = by_us([data], known), by_h11(data)
+        # In whatever pieces it comes, those too that would be requests if they stood elsewhere; and where something has been
+        # kept, what is told the second time is what was kept.
+        ends = [found.end() for found in re.finditer(rb"\r\n\r\n", data)]
+        by_us([SMUGGLED], known)
+        for places in (cuts, ends, ends, cuts):
+            bounds = sorted({0, *(place % (len(data) + 1) for place in places), len(data)})
+            pieces = [data[at:to] for at, to in pairwise(bounds)]
+            self.assertEqual(by_us(pieces, known), ours, (pieces, "in pieces"))
+        # Ours may be stricter, and end earlier; what it takes for a message is the same message, at the same place.
+        self.assertEqual(ours, theirs[: len(ours)], data)
+        return theirs
 
     @FUZZ
     @given(st.sampled_from(["GET", "POST", "PUT"]), TOKEN, st.lists(st.tuples(TOKEN, VALUE), max_size=6), st.binary(max_size=40))
     def test_valid(self, method: str, path: str, headers: list[tuple[str, str]], body: bytes) -> None:
         """An honest request would be refused, or read differently."""
-        reserved = {"host", "content-length", "transfer-encoding", "connection", "upgrade", "expect", "proxy-connection"}
-        lines = [f"{name}: {value}" for name, value in headers if name.lower() not in reserved]
+        lines = [f"{name}: {value}" for name, value in headers if name.lower() not in RESERVED]
         path = "/" + path.replace("#", "").replace("^", "").replace("`", "").replace("|", "")
         data = ask(path, method, *lines, body=body)
-        self.assertEqual(by_us(data), by_h11(data), data)
-        self.assertIsNotNone(by_us(data))
+        self.assertEqual(by_us([data]), self.agree(data), data)
+        self.assertEqual(len(by_us([data])), 1)
+
+    @FUZZ
+    @given(st.lists(honest(), min_size=1, max_size=6), CUTS)
+    def test_valid_streams(self, requests: list[bytes], cuts: list[int]) -> None:
+        """Of several requests on a connection, one would be lost, or read into another."""
+        data = b"".join(requests)
+        ours, theirs = by_us([data]), self.agree(data, cuts)
+        self.assertEqual(ours, theirs, data)
+        self.assertTrue(len(ours) == len(requests) or not ours[-1][-1], data)
+
+    @FUZZ
+    @given(st.lists(st.tuples(JUNK, honest()), min_size=1, max_size=5), CUTS)
+    def test_junk_between(self, requests: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
+        """What stands between two requests would belong to the first for one reader, and to the second for another."""
+        self.agree(b"".join(junk + request for junk, request in requests), cuts)
+
+    @settings(FUZZ, max_examples=800)
+    @given(st.lists(doubtful() | honest(), min_size=1, max_size=4), CUTS)
+    def test_doubtful_streams(self, requests: list[bytes], cuts: list[int]) -> None:
+        """The body of one request would be the next request to somebody else."""
+        self.agree(b"".join(requests), cuts)
+
+    @FUZZ
+    @given(st.lists(honest(), min_size=2, max_size=4), st.integers(0, 2000), st.binary(max_size=3), st.booleans(), CUTS)
+    def test_one_change_in_a_stream(self, requests: list[bytes], at: int, other: bytes, replace: bool, cuts: list[int]) -> None:
+        """One byte too many, too few or wrong would move the place where the next request begins."""
+        data = b"".join(requests)
+        at %= len(data)
+        self.agree(data[:at] + other + data[at + (len(other) if replace else 0) :], cuts)
 
     @FUZZ
     @given(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.identity import Certificate, Key
-from mtlsd.policy import LIMITS, Allowed, Decision, Denied, Limits, Newcomer, Reason, decide, remedy, welcome
+from mtlsd.policy import LIMITS, Allowed, Decision, Denied, Limits, Newcomer, Reason, approval, decide, remedy, welcome
 from mtlsd.registry.records import Authorization, Standing, Tombstone
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -277,6 +277,18 @@ class RemedyTests(SynchronousTestCase):
         self.assertEqual(remedy(Reason.UNKNOWN_CERTIFICATE, LEAF, LEAF.not_before - TICK), command)
         self.assertEqual(remedy(Reason.UNKNOWN_CERTIFICATE, LEAF), command)
         self.assertEqual(remedy(Reason.UNKNOWN_CERTIFICATE, None, NOW), command)
+
+    def test_kept(self) -> None:
+        """What is kept is approved with one line; nothing else has that as its remedy, and nothing that would be refused."""
+        for reason in Reason:
+            found = remedy(reason, LEAF, NOW, kept=True)
+            if reason is Reason.UNKNOWN_CERTIFICATE:
+                self.assertEqual(found, f"mtlsd approve {LEAF.fingerprint} --name NAME")
+                self.assertEqual(found, approval(LEAF.fingerprint))
+            else:
+                self.assertEqual(found, remedy(reason, LEAF, NOW))
+        self.assertIsNone(remedy(Reason.UNKNOWN_CERTIFICATE, LEAF, LEAF.not_after + TICK, kept=True))
+        self.assertEqual(remedy(Reason.UNKNOWN_CERTIFICATE, None, NOW, kept=True), remedy(Reason.UNKNOWN_CERTIFICATE))
 
     def test_nothing_from_the_certificate_is_in_it(self) -> None:
         """A CN like `$(reboot)` would end up in an operator's root shell."""

@@ -20,7 +20,9 @@ from mtlsd.errors import CertificateError, FolderError, NotFound, Refused
 from mtlsd.identity import public_key_sha256
 from mtlsd.registry.atomic import Folder, System, Transaction
 from mtlsd.registry.blocks import _checked, pem_of, salvaged, without_block
+from mtlsd.registry.bundle import Offer
 from mtlsd.registry.founding import SERVER_CERTIFICATE, SERVER_KEY, found, server_certificate
+from mtlsd.registry.knock import Knock, file_of, written
 from mtlsd.registry.room import Change, in_force, looked_at, overruled
 from mtlsd.registry.store import Store
 from tests.pki import Pair, make_pair, new_key
@@ -112,6 +114,14 @@ class Base(SynchronousTestCase):
         path.write_bytes(data)
         return path
 
+    def knocked(self, pair: Pair, address: str = "192.0.2.1", ago: timedelta = timedelta(), count: int = 1) -> Path:
+        """Put a certificate where the server keeps those that have knocked."""
+        folder = self.folder / "pending"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path = folder / file_of(pair.fingerprint)
+        path.write_bytes(written(pair.der, address, NOW - ago, NOW - ago, count))
+        return path
+
     def stone(self, fingerprint: str) -> Path:
         return self.folder / "revoked" / f"{fingerprint}.json"
 
@@ -122,6 +132,10 @@ class Base(SynchronousTestCase):
         self.assertIn(said, str(error))
         self.assertNotIn("\n", str(error))
         self.assertEqual(tree(self.folder), before)
+
+
+def offer(pair: Pair, name: str, *, given: bool = True) -> Offer:
+    return Offer(pair.der, pair.leaf, name, given, "clients.pem")
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -644,6 +658,208 @@ class RevokeFingerprintTests(Base):
         self.assertEqual(self.in_force(), {new.fingerprint: "alice"})
 
 
+class ApproveTests(Base):
+    """`mtlsd approve`, below its words."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.alice = self.pair()
+        self.file = self.knocked(self.alice)
+
+    def test_lets_in(self) -> None:
+        """Lost: what was approved would not be let in, would stay in the list, or nobody would know who approved it."""
+        change = self.store.approve(self.alice.fingerprint[:16], "alice")
+        self.assertEqual(change, Change("alice", (self.alice.fingerprint,)))
+        self.assertEqual(self.in_force(), {self.alice.fingerprint: "alice"})
+        self.assertEqual(list((self.folder / "pending").iterdir()), [])
+        (line,) = self.ledger()
+        wanted = {"event": "approved", "client": "alice", "fingerprint": self.alice.fingerprint, "actor": "operator"}
+        self.assertEqual({key: line[key] for key in wanted}, wanted)
+
+    def test_dry(self) -> None:
+        """Lost: the question would be asked after the answer was taken for granted."""
+        self.refused("is no client's name", lambda: self.store.approve(self.alice.fingerprint, "../x", dry=True))
+        before = tree(self.folder)
+        self.assertEqual(self.store.approve(self.alice.fingerprint, "alice", dry=True), Change("alice"))
+        self.assertEqual((tree(self.folder), (self.folder / "ledger.jsonl").exists()), (before, False))
+
+    def test_short(self) -> None:
+        """Lost: eight digits can be had by trying: somebody else would be let in."""
+        for digits in (self.alice.fingerprint[:15], "", "z" * 16):
+            self.assertRaises(ValueError, self.store.approve, digits, "alice")
+
+    def test_ambiguous(self) -> None:
+        """Lost: of two that begin alike, the wrong one; that one of them cannot be read does not make it go away."""
+        other = self.alice.fingerprint[:20] + "0" * 44
+        (self.folder / "pending" / file_of(other)).write_bytes(b"junk")
+        self.refused(
+            f"fits 2 certificates ({', '.join(sorted((other, self.alice.fingerprint)))}): give more",
+            lambda: self.store.approve(self.alice.fingerprint[:20], "alice"),
+        )
+        self.assertEqual(self.store.approve(self.alice.fingerprint, "alice").fingerprints, (self.alice.fingerprint,))
+
+    def test_nobody(self) -> None:
+        """Lost: a word of where to look, for digits that fit nobody, before anybody has knocked, too."""
+        self.refused("mtlsd pending lists", lambda: self.store.approve("0" * 16, "alice"), NotFound)
+        shutil.rmtree(self.folder / "pending")
+        self.refused("mtlsd pending lists", lambda: self.store.approve("0" * 16, "alice"), NotFound)
+
+    def test_edited(self) -> None:
+        """Lost: who can write to the list would have another certificate approved under a fingerprint that was compared."""
+        self.file.write_bytes(written(self.pair("eve").der, "192.0.2.1", NOW, NOW, 1))
+        self.refused("another one than its name says", lambda: self.store.approve(self.alice.fingerprint, "alice"))
+
+    def test_link(self) -> None:
+        """Lost: a link in the list would have any file read, or another certificate approved."""
+        outside = Path(self.mktemp()).absolute()
+        self.file.rename(outside)
+        self.file.symlink_to(outside)
+        self.refused("leads out of the folder", lambda: self.store.approve(self.alice.fingerprint, "alice"))
+
+    def test_folder_is_a_link(self) -> None:
+        """Lost: a link in the place of the whole list; and other changes must go on working beside it."""
+        (self.folder / "pending").rename(self.folder / "elsewhere")
+        (self.folder / "pending").symlink_to("elsewhere")
+        self.refused("cannot be used", lambda: self.store.approve(self.alice.fingerprint, "alice"), FolderError)
+        self.refused("cannot be used", lambda: self.store.dismiss(self.alice.fingerprint), FolderError)
+        self.store.authorize([self.alice.der], "alice")
+        self.store.revoke("alice")
+
+    def test_checked_like_any_other(self) -> None:
+        """Lost: by way of the list, somebody would come in whom `authorize` refuses."""
+        old = self.pair("old", begins=timedelta(days=-2), ends=timedelta(days=-1))
+        weak, gone, key = self.pair("weak", key="rsa1024"), self.pair("gone", key=new_key()), new_key()
+        twin, stolen = self.pair("twin", key=key), self.pair("stolen", key=key)
+        self.store.authorize([self.pair("bob").der], "bob")
+        for pair, name in ((gone, "gone"), (stolen, "stolen")):
+            self.store.authorize([pair.der], name)
+            self.store.revoke(name)
+        for pair in (old, weak, gone, twin):
+            self.knocked(pair)
+        for said, pair, name in (
+            ("it has expired", old, "old"),
+            ("too weak", weak, "weak"),
+            ("is revoked", gone, "gone"),
+            ("which is revoked", twin, "twin"),
+            ("is taken", self.alice, "bob"),
+            ("is no client's name", self.alice, "../alice"),
+            ("is no client's name", self.alice, "a/b"),
+        ):
+            self.refused(said, lambda pair=pair, name=name: self.store.approve(pair.fingerprint, name))  # type: ignore[misc]
+        self.assertEqual(self.store.approve(gone.fingerprint, "gone", again=True).fingerprints, (gone.fingerprint,))
+        self.assertEqual(self.store.approve(twin.fingerprint, "bob", add=True, again=True).fingerprints, (twin.fingerprint,))
+
+    def test_expired_meanwhile(self) -> None:
+        """Lost: what was good when it knocked and has ended since would be let in, or be reported as let in."""
+        brief = self.pair("brief", ends=timedelta(hours=1))
+        self.knocked(brief)
+        self.store = Store(self.folder, lambda: NOW + timedelta(hours=2), "operator")
+        self.refused("it has expired", lambda: self.store.approve(brief.fingerprint, "brief"))
+
+    def test_authorized_meanwhile(self) -> None:
+        """Lost: one certificate under two names; or, for the same name, an error where all is as it was asked for."""
+        (self.folder / "authorized" / "alice.pem").write_bytes(self.alice.pem)
+        self.refused("one certificate is one client", lambda: self.store.approve(self.alice.fingerprint, "bob"))
+        change = self.store.approve(self.alice.fingerprint, "alice")
+        self.assertIn("stands in", change.notes[0])
+        self.assertEqual(list((self.folder / "pending").iterdir()), [])
+        self.assertIn("stands in", self.store.approve(self.alice.fingerprint, "alice").notes[0])
+
+    def test_authorize_takes_off_the_list(self) -> None:
+        """Lost: who was let in by its file would go on waiting in the list."""
+        self.knocked(self.pair("bob"))
+        self.store.authorize([self.alice.der], "alice")
+        self.assertFalse(self.file.exists())
+        self.assertEqual(len(list((self.folder / "pending").iterdir())), 1)
+
+    def test_the_server_is_quicker(self) -> None:
+        """Lost: the server, which removes what has become known, would make the command fail and take everything back."""
+        file = self.file
+
+        class Quick(System):
+            def rename(self, old: str, new: str, folder: int) -> None:
+                super().rename(old, new, folder)
+                file.unlink(missing_ok=True)
+
+        store = Store(self.folder, lambda: NOW, "operator", Quick())
+        self.assertEqual(store.approve(self.alice.fingerprint, "alice").fingerprints, (self.alice.fingerprint,))
+
+    def test_owned_by_the_server(self) -> None:
+        """Lost: the list could not be the only thing that the server's user may write to."""
+        if os.geteuid() == 0:
+            for path in (self.folder / "pending", self.file):
+                os.chown(path, 1234, -1)
+        self.assertEqual(self.store.approve(self.alice.fingerprint, "alice").fingerprints, (self.alice.fingerprint,))
+
+
+class DismissTests(Base):
+    """`mtlsd dismiss`, below its words."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.alice, self.bob = self.pair(), self.pair("bob")
+        self.knocked(self.alice, "192.0.2.1")
+        self.knocked(self.bob, "192.0.2.2", timedelta(days=9))
+
+    def left(self) -> set[str]:
+        return {path.name[:64] for path in (self.folder / "pending").iterdir()}
+
+    def test_one(self) -> None:
+        """Lost: a stranger stays in the list; or nobody knows who took them off it."""
+        self.assertEqual(self.store.dismiss(self.alice.fingerprint[:8]), Change(None, (self.alice.fingerprint,)))
+        self.assertEqual(self.left(), {self.bob.fingerprint})
+        (line,) = self.ledger()
+        wanted = {"event": "dismissed", "client": None, "fingerprint": self.alice.fingerprint, "subject": "CN=alice"}
+        self.assertEqual({key: line[key] for key in wanted}, wanted)
+
+    def test_nobody(self) -> None:
+        """Lost: status 1 for digits that fit nobody, or too many."""
+        self.refused("mtlsd pending lists", lambda: self.store.dismiss("0" * 8), NotFound)
+        (self.folder / "pending" / file_of(self.alice.fingerprint[:10] + "0" * 54)).touch()
+        self.refused("fits 2 certificates", lambda: self.store.dismiss(self.alice.fingerprint[:8]))
+        self.assertRaises(ValueError, self.store.dismiss, "0" * 7)
+        shutil.rmtree(self.folder / "pending")
+        self.refused("nobody has knocked", lambda: self.store.dismiss("0" * 8), NotFound)
+        self.assertEqual(self.store.dismiss_all(lambda _: True), Change(None))
+
+    def test_all(self) -> None:
+        """Lost: a flood would have to be taken off the list one by one; what cannot be read is named and stays."""
+        odd = self.folder / "pending" / file_of("0" * 64)
+        odd.touch()
+
+        def old(knock: Knock) -> bool:
+            return knock.last < NOW - timedelta(days=7)
+
+        change = self.store.dismiss_all(old)
+        self.assertEqual(change.fingerprints, (self.bob.fingerprint,))
+        self.assertIn(f"{odd}: passed over", change.problems[0])
+        self.assertEqual(self.left(), {self.alice.fingerprint, "0" * 64})
+        self.assertEqual(self.store.dismiss("0" * 64).fingerprints, ("0" * 64,))
+
+    def test_gone_meanwhile(self) -> None:
+        """Lost: what the server has removed at that moment would be recorded as dismissed."""
+
+        class Gone(System):
+            def unlink(self, name: str, folder: int) -> None:
+                os.unlink(name, dir_fd=folder)
+                super().unlink(name, folder)
+
+        store = Store(self.folder, lambda: NOW, "operator", Gone())
+        self.assertEqual(store.dismiss(self.alice.fingerprint), Change(None))
+
+    def test_failure(self) -> None:
+        """Lost: what could not be removed would be reported as dismissed."""
+
+        class Stuck(System):
+            def unlink(self, name: str, folder: int) -> None:
+                raise PermissionError(1, "Operation not permitted")
+
+        change = Store(self.folder, lambda: NOW, "operator", Stuck()).dismiss_all(lambda _: True)
+        self.assertEqual(change.fingerprints, ())
+        self.assertIn("cannot be removed: Operation not permitted", change.problems[0])
+        self.assertEqual(len(self.left()), 2)
+
+
 class BlocksTests(SynchronousTestCase):
     """PEM text, changed by a block."""
 
@@ -685,13 +901,19 @@ class WholeOrNotAtAllTests(Base):
     """A failure, or a kill, at each system call of each change."""
 
     def prepare(self) -> None:
+        self.waits = self.pair("erin")
+        self.knocked(self.waits)
         self.old, self.new, self.gone, self.bob = self.pair(), self.pair(), self.pair(key=new_key()), self.pair("bob")
         self.store.authorize([self.gone.der], "carol")
         self.store.revoke("carol")
         self.store.authorize([self.old.der, self.bob.der], "alice")
         self.put("alice.toml", b'groups = ["ops"]')
+        # A newcomer with two, one who is in, one who is revoked, one whose name is taken, and another newcomer.
+        more = [self.pair(str(nth)) for nth in range(3)]
+        self.bundle = [(self.new, "dave"), (more[0], "dave"), (self.bob, "bob"), (self.gone, "carol")]
+        self.bundle += [(more[1], "alice"), (more[2], "erin")]
 
-    def scenarios(self) -> dict[str, Callable[[Store], Change]]:
+    def scenarios(self) -> dict[str, Callable[[Store], object]]:
         return {
             "authorize": lambda store: store.authorize([self.new.der], "dave"),
             "add": lambda store: store.authorize([self.new.der], "alice", add=True),
@@ -700,9 +922,13 @@ class WholeOrNotAtAllTests(Base):
             "revoke": lambda store: store.revoke("alice"),
             "revoke one": lambda store: store.revoke_fingerprint(self.old.fingerprint),
             "in advance": lambda store: store.revoke_fingerprint(self.new.fingerprint),
+            "import": lambda store: store.admit([offer(pair, name) for pair, name in self.bundle]),
+            "import add": lambda store: store.admit([offer(pair, name) for pair, name in self.bundle], add=True),
+            "approve": lambda store: store.approve(self.waits.fingerprint[:16], "erin"),
+            "approve further": lambda store: store.approve(self.waits.fingerprint, "alice", add=True),
         }
 
-    def each(self, fatal: bool) -> list[tuple[str, Callable[[Store], Change], Path, Path, Faulty]]:
+    def each(self, fatal: bool) -> list[tuple[str, Callable[[Store], object], Path, Path, Faulty]]:
         """Return (name, change, folder before, folder to work on, faulty system) for each call of each scenario."""
         self.prepare()
         found = []
@@ -718,7 +944,7 @@ class WholeOrNotAtAllTests(Base):
         shutil.copytree(self.folder, copy)
         return copy
 
-    def after(self, change: Callable[[Store], Change]) -> dict[str, str]:
+    def after(self, change: Callable[[Store], object]) -> dict[str, str]:
         copy = self.copy()
         change(Store(copy, lambda: NOW, "operator"))
         return self.in_force(copy)
@@ -750,10 +976,15 @@ class WholeOrNotAtAllTests(Base):
                 self.assertLessEqual(middle.items(), was.items() | will.items())
                 change(Store(folder, lambda: NOW, "operator"))
                 self.assertEqual(self.in_force(folder), will)
-                self.assertEqual([path for part in ("authorized", "revoked") for path in (folder / part).glob(".*")], [])
+                self.assertEqual(
+                    [path for part in ("authorized", "revoked", "pending") for path in (folder / part).glob(".mtlsd-*")], []
+                )
 
     def scenario_names(self) -> list[str]:
-        return ["authorize", "add", "again", "add again", "revoke", "revoke one", "in advance"]
+        return [
+            *("authorize", "add", "again", "add again", "revoke", "revoke one", "in advance", "import", "import add"),
+            *("approve", "approve further"),
+        ]
 
     def after_lazily(self, name: str) -> Callable[[], dict[str, str]]:
         known: list[dict[str, str]] = []
@@ -910,10 +1141,10 @@ class FoundTests(Base):
 
     def test_makes(self) -> None:
         """Lost: the first command of everybody; the key must be nobody else's to read."""
-        self.assertEqual(self.found("a.org"), (".", "authorized/", "revoked/", SERVER_KEY, SERVER_CERTIFICATE))
-        names = (".", "authorized", "revoked", SERVER_KEY, SERVER_CERTIFICATE)
+        self.assertEqual(self.found("a.org"), (".", "authorized/", "revoked/", "pending/", SERVER_KEY, SERVER_CERTIFICATE))
+        names = (".", "authorized", "revoked", "pending", SERVER_KEY, SERVER_CERTIFICATE)
         modes = [stat.S_IMODE((self.fresh / name).stat().st_mode) for name in names]
-        self.assertEqual(modes, [0o755, 0o755, 0o755, 0o600, 0o644])
+        self.assertEqual(modes, [0o755, 0o755, 0o755, 0o700, 0o600, 0o644])
         self.assertEqual(server_certificate(self.fresh)[1].names, ("localhost", "a.org"))
         self.assertEqual(self.in_force(self.fresh), {})
 
@@ -929,7 +1160,7 @@ class FoundTests(Base):
         """Lost: a folder in which only the recipe's pair, or only a README, lies."""
         self.fresh.mkdir(parents=True)
         make_pair("localhost").write(self.fresh, "server")
-        self.assertEqual(self.found(), ("authorized/", "revoked/"))
+        self.assertEqual(self.found(), ("authorized/", "revoked/", "pending/"))
 
     def test_half_a_pair(self) -> None:
         """Lost: a key without its certificate would be overwritten, or the server would say so much later."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gc
+from functools import partial
 from typing import Any, cast
 
 from OpenSSL import SSL
 from twisted.internet.error import ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IPullProducer, IReactorTime
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+from zope.interface import implementer
 
 from mtlsd.settings import Settings
 from mtlsd.tls.farewell import Farewells
@@ -53,6 +58,27 @@ class TransportTestCase(SynchronousTestCase):
     def unblock(self) -> None:
         for name in ("send", "send_bytes", "recv_record", "shutdown", "do_handshake"):
             self.wire.bios.__dict__.pop(name, None)
+
+
+@implementer(IPullProducer)
+class Pieces:
+    """A pull producer, as twisted.web.static has them: a piece each time that it is asked, *most* times."""
+
+    def __init__(self, wire: Any, most: int) -> None:
+        self.wire = wire
+        self.left = most
+        self.at_the_end: Any = None
+
+    def resumeProducing(self) -> None:
+        self.left -= 1
+        self.wire.write(b"x" * 1000)
+        if not self.left:
+            self.wire.unregisterProducer()
+            if self.at_the_end is not None:
+                self.at_the_end()
+
+    def stopProducing(self) -> None:
+        """Nothing is to be let go."""
 
 
 class FarewellTests(TransportTestCase):
@@ -160,14 +186,9 @@ class FarewellTests(TransportTestCase):
         """The poller sees some ends before anybody reads them: their connection would stay."""
         heard: list[Any] = []
         self.served.connectionLost = heard.append  # type: ignore[assignment]
-        self.wire.readConnectionLost(self.failure(ConnectionDone()))
+        self.wire.readConnectionLost(Failure(ConnectionDone()))
         self.assertEqual(heard[0].type, ConnectionLost)
         self.assertEqual(self.wire.closed, "orderly")
-
-    def failure(self, error: Exception) -> Any:
-        from twisted.python.failure import Failure
-
-        return Failure(error)
 
 
 class StallTests(TransportTestCase):
@@ -211,6 +232,27 @@ class StallTests(TransportTestCase):
         self.front.advance(100)
         self.assertIsNone(self.wire.closed)
         self.assertEqual(len(self.front.deadlines), 0)
+
+    def test_a_file_that_nobody_reads(self) -> None:
+        """The kernel takes the last piece whole, and the next is never asked for: the client would keep its connection for ever."""
+        self.wire.registerProducer(Pieces(self.wire, 100), False)
+        self.front.turns.turn()
+        self.assertFalse(self.wire.dataBuffer)
+        self.wire.untaken = 1000
+        # The poller has no room to tell of.
+        self.front.turns.writers.clear()
+        self.front.advance(29)
+        self.assertIsNone(self.wire.closed)
+        self.front.advance(2)
+        self.assertEqual(self.wire.closed, "reset")
+
+    def test_a_file_that_is_read_slowly(self) -> None:
+        """A client on a slow line would be cut in the middle of its download."""
+        self.wire.registerProducer(Pieces(self.wire, 100), False)
+        for _ in range(5):
+            self.front.turns.turn()
+            self.front.advance(25)
+        self.assertIsNone(self.wire.closed)
 
     def test_close_waits_for_what_is_written(self) -> None:
         """A client could keep a connection that was given up, by taking nothing of its last answer."""
@@ -311,6 +353,19 @@ class WantTests(TransportTestCase):
             self.front.turns.turn()
             self.assertTrue(self.served.lost)
 
+    def test_the_end_comes_while_it_is_written_to(self) -> None:
+        """The reactor would go on watching a descriptor that is closed: whoever gets its number next, and all after, get nothing."""
+        for end in ("abortConnection", "loseConnection", "hang_up", "readConnectionLost"):
+            self.setUp()
+            pieces = Pieces(self.wire, 2)
+            reason = (Failure(ConnectionDone()),) if end == "readConnectionLost" else ()
+            pieces.at_the_end = partial(getattr(self.wire, end), *reason)
+            self.wire.registerProducer(pieces, False)
+            self.front.turns.turn()
+            self.client.pump()
+            self.assertIsNotNone(self.wire.closed, end)
+            self.assertEqual((self.front.turns.readers, self.front.turns.writers), (set(), set()), end)
+
     def test_no_bytes(self) -> None:
         """Text would reach OpenSSL as whatever it is in memory."""
         self.assertRaises(TypeError, self.wire.write, "text")
@@ -356,6 +411,59 @@ class WantTests(TransportTestCase):
         self.client.close()
         self.assertIsNone(self.wire.bios.get_app_data())
         self.assertEqual(self.wire.logPrefix(), "TLS")
+
+
+class Stream(Resource):
+    """An answer that a push producer makes."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def render_GET(self, request: Any) -> int:
+        self.request = request
+        request.notifyFinish().addErrback(lambda _: self.calls.append("lost"))
+        request.registerProducer(self, True)
+        request.write(b"~" * 100_000)
+        return NOT_DONE_YET
+
+    def pauseProducing(self) -> None:
+        self.calls.append("pause")
+
+    def resumeProducing(self) -> None:
+        self.calls.append("resume")
+
+    def stopProducing(self) -> None:
+        self.calls.append("stop")
+
+
+class StreamTests(TransportTestCase):
+    def test_the_client_says_goodbye_in_the_middle(self) -> None:
+        """Its connection would wait for the end of an answer that nobody makes any more, and be reset after a minute."""
+        front = FrontDoor(SETTINGS)
+        front.authorize(alice=ALICE)
+        stream = Stream()
+        front.door.site = Site(
+            stream, settings=SETTINGS, deadlines=front.deadlines, access_log=None, reactor=cast(IReactorTime, front.clock)
+        )
+        client = front.connect(ALICE)
+        client.tls.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self.wire = client.wire
+        self.block()
+        client.wire.feed(client.tls.bio_read(1 << 16))
+        self.assertEqual(stream.calls, ["pause"])
+        client.tls.shutdown()
+        client.wire.feed(client.tls.bio_read(1 << 16))
+        self.assertEqual(stream.calls, ["pause", "stop", "lost"])
+        self.assertIsNone(client.wire.closed)
+        stream.request.write(b"more")
+        self.unblock()
+        client.pump()
+        # What was there is delivered, and nothing after it.
+        self.assertEqual((client.received.count(b"~"), b"more" in client.received), (100_000, False))
+        self.assertIsNotNone(client.wire.closed)
 
 
 class GarbageTests(SynchronousTestCase):

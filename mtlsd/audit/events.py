@@ -25,6 +25,12 @@ class Kind(StrEnum):
     REVOKED = "revoked"
     #: A live connection was cut because its certificate came to its end.
     EXPIRED = "expired"
+    #: An unknown certificate was refused, and is kept for the operator from now on.
+    PENDING = "pending"
+    #: The command authorized a certificate that had been refused and kept.
+    APPROVED = "approved"
+    #: The command removed one that had been kept, without authorizing it.
+    DISMISSED = "dismissed"
     #: The command authorized a certificate.
     AUTHORIZED = "authorized"
     #: The command revoked a client's certificate.

@@ -160,10 +160,8 @@ class GraceSink:
         if event.event is not Kind.ACCEPTED or event.not_after is None or event.time <= event.not_after:
             return
         now, fingerprint = self._seconds(), event.fingerprint or ""
-        for known, said in tuple(self._said.items()):
-            if now - said < DAY:
-                break
-            del self._said[known]
+        while self._said and now - self._said[oldest := next(iter(self._said))] >= DAY:
+            del self._said[oldest]
         if fingerprint in self._said:
             return
         self._said[fingerprint] = now

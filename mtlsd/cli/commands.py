@@ -14,27 +14,33 @@ import click
 
 from mtlsd import __version__
 from mtlsd.applications import missing
+from mtlsd.cli.bundles import export, import_
+from mtlsd.cli.enrolment import approve, dismiss, pending
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
+from mtlsd.cli.history import history
 from mtlsd.cli.invitations import invite, invites, uninvite
 from mtlsd.cli.joining import join
 from mtlsd.cli.renewing import renew
+from mtlsd.cli.shared import again as _again
 from mtlsd.cli.shared import as_json as _json
 from mtlsd.cli.shared import certs as _certs
 from mtlsd.cli.shared import checked as _checked
 from mtlsd.cli.shared import duration, width
 from mtlsd.cli.shared import now as _now
+from mtlsd.cli.shared import report as _report
 from mtlsd.cli.shared import store as _store
 from mtlsd.cli.tables import clients_json, clients_table, explanation_text
 from mtlsd.clientpair import made_and_authorized
 from mtlsd.config import Config, ConfigError, read
 from mtlsd.errors import CertificateError, FolderError, MtlsdError
 from mtlsd.explain import explained
-from mtlsd.identity import GRANT_DIGITS, LOOKUP_DIGITS, parse_fingerprint
+from mtlsd.identity import LOOKUP_DIGITS, parse_fingerprint
 from mtlsd.keys import MOST_DAYS, read_host
 from mtlsd.registry.founding import SERVER_CERTIFICATE, found, server_certificate
 from mtlsd.registry.pem import PemFile, certificates_in
 from mtlsd.registry.problems import Severity
-from mtlsd.registry.room import Change, ending, in_force, looked_at, overruled
+from mtlsd.registry.room import ending, in_force, looked_at, overruled
+from mtlsd.registry.waiting import is_waiting
 from mtlsd.routing.explain import answered
 from mtlsd.text import printable
 
@@ -48,7 +54,6 @@ _certs_or_configured = click.option(
     type=click.Path(readable=False, path_type=Path),
     help="Folder of the authorized clients; default: what the configuration says, or certs.",
 )
-_again = click.option("--again", is_flag=True, help="Let in what was revoked before.")
 
 
 @click.group(
@@ -229,7 +234,7 @@ def explain(file: str, as_json: bool, certs: Path) -> int:
     """
     leaf = _read_pem(file).leaves[0]
     seen = looked_at(certs)
-    explanation = explained(leaf, seen.snapshot, _now())
+    explanation = explained(leaf, seen.snapshot, _now(), kept=is_waiting(certs, leaf.fingerprint))
     if not explanation.accepted:
         # The reason may be a file that cannot be read.
         for problem in seen.problems:
@@ -309,19 +314,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _report(done: str, change: Change) -> int:
-    for fingerprint in change.fingerprints:
-        whose = (
-            f" as {change.client}" if change.client and done == "authorized" else f", of {change.client}" if change.client else ""
-        )
-        click.echo(f"{done} {fingerprint[:GRANT_DIGITS]}{whose}")
-    for note in change.notes:
-        click.echo(note)
-    for problem in change.problems:
-        complain(problem)
-    return REFUSED if change.problems else DONE
-
-
 def _read_pem(file: str) -> PemFile:
     """Read the certificates of a file, or of standard input for ``-``.  There is at least one."""
     try:
@@ -358,5 +350,5 @@ def _own_hosts() -> list[str]:
     return list(dict.fromkeys([*hosts, *_LOOPBACK]))
 
 
-for _verb in (invite, invites, join, renew, uninvite):
+for _verb in (approve, dismiss, export, history, import_, invite, invites, join, pending, renew, uninvite):
     mtlsd.add_command(_verb)

@@ -57,7 +57,8 @@ def join(line: tuple[str, ...], folder: Path | None, days: int, p12: Path | None
 
     if p12_password_file is not None and p12 is None:
         raise click.UsageError("--p12-password-file wants --p12")
-    invitation = read_invitation(sys.stdin.read(LONGEST) if line == ("-",) else " ".join(line)[:LONGEST])
+    piped = sys.stdin.buffer.read(LONGEST).decode("utf-8", "replace") if line == ("-",) else None
+    invitation = read_invitation(" ".join(line)[:LONGEST] if piped is None else piped)
     bundle = None if p12 is None else Bundle(p12, _password(p12, p12_password_file))
     if folder is None:
         try:

@@ -14,7 +14,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import click
 
+from mtlsd.cli.group import DONE, REFUSED, complain
 from mtlsd.durations import read_duration
+from mtlsd.identity import GRANT_DIGITS
+from mtlsd.registry.room import Change
 from mtlsd.registry.store import Store
 from mtlsd.text import printable
 
@@ -30,6 +33,7 @@ certs = click.option(
     help="Folder of the server's pair and of the authorized clients.",
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+again = click.option("--again", is_flag=True, help="Let in what was revoked before.")
 
 
 def checked(check: Callable[[str], object]) -> _Callback:
@@ -47,6 +51,24 @@ def checked(check: Callable[[str], object]) -> _Callback:
 def duration(name: str, help: str) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Return an option whose value is a length of time, as in a client's terms."""
     return click.option(name, metavar="TIME", callback=checked(read_duration), help=f"{help}: 30d, 12h, 30m or 45s.")
+
+
+def report(done: str, change: Change) -> int:
+    """Say what a command has changed; return the exit status."""
+    for fingerprint in change.fingerprints:
+        whose = (
+            f" as {change.client}"
+            if change.client and done in ("authorized", "approved")
+            else f", of {change.client}"
+            if change.client
+            else ""
+        )
+        click.echo(f"{done} {fingerprint[:GRANT_DIGITS]}{whose}")
+    for note in change.notes:
+        click.echo(note)
+    for problem in change.problems:
+        complain(problem)
+    return REFUSED if change.problems else DONE
 
 
 def store(folder: Path) -> Store:

@@ -1,1 +1,1 @@
-"""How a client that nobody knows yet becomes one that is authorized."""
+"""How a client comes to be authorized without a file that is carried by hand."""

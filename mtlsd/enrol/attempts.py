@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from mtlsd.tls.budget import address_group
+from mtlsd.addresses import address_group
 
 
 class Attempts:

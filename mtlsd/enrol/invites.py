@@ -177,6 +177,9 @@ class Invites(Store):
 
     # What the changes are made of.
 
+    def _holders(self, room: Room, fingerprint: str) -> Sequence[str]:
+        return room.seen.holders_of(fingerprint)
+
     def _look(self) -> Scan:
         return looked_at(self._folder) if self._narrow is None or not self._names else self._narrow(self._names)
 
@@ -226,8 +229,8 @@ class Invites(Store):
 
     def _used_up(self, invites: Folder, invite: Invite) -> list[str]:
         try:
+            # Without waiting for the disk: should it come back, it is dead.
             invites.system.unlink(invite.file, invites.descriptor)
-            invites.sync()
         except OSError as error:
             path = printable(str(self._folder / INVITES / invite.file))
             return [f"{path}: cannot be removed: {error.strerror}; it is dead all the same"]

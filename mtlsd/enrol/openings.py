@@ -29,19 +29,16 @@ class Openings:
         self._now = now
         self._server_uid = server_uid
         self._log = Logger()
-        # The folder as it was looked at last, and what was in it, by file: an invite's file never changes.
+        # The folder as it was when all of it had been looked at, and what was read of it, by file: such a file never changes.
         self._mark: tuple[int, ...] | None = None
         self._known: dict[str, Invite] = {}
-        self._latest: Invite | None = None
+        self._good: Invite | None = None
 
     def any(self) -> bool:
         """Tell whether there is an invite that is good now."""
-        if self._latest is not None and self._is_good(self._latest):
-            return True
-        self._look()
-        by_end = sorted(self._known.values(), key=lambda one: one.expires, reverse=True)
-        self._latest = next(filter(self._is_good, by_end), None)
-        return self._latest is not None
+        if self._good is None or not self._is_good(self._good):
+            self._good = self._first_good()
+        return self._good is not None
 
     def has(self, secret: bytes) -> bool:
         """Tell whether there is an invite that could be the one with this secret: if not, there is nothing to decide."""
@@ -52,25 +49,39 @@ class Openings:
             return False
         return os.path.lexists(self._folder / INVITES / invite.file) and not is_dead(self._folder, invite)
 
-    def _look(self) -> None:
+    def _first_good(self) -> Invite | None:
+        """Look for one that is good, and no further: of thousands, hardly any has to be read."""
         mark = self._marked()
         if mark is not None and mark == self._mark:
-            return
-        self._mark = mark
-        known, self._known = self._known, {}
+            return next(filter(self._is_good, self._known.values()), None)
+        self._mark = None
         try:
             with opened_invites(self._folder, self._server_uid()) as invites:
-                for file in files_in(invites):
-                    try:
-                        self._known[file] = known.get(file) or safely_read(invites, file, self._server_uid())
-                    except FileNotFoundError:
-                        continue
-                    except (MtlsdError, OSError) as error:
-                        self._complain(self._folder / INVITES / file, error)
+                files = files_in(invites)
+                self._known = {file: self._known[file] for file in files if file in self._known}
+                for file in files:
+                    invite = self._known.get(file) or self._read(invites, file)
+                    if invite is not None:
+                        self._known[file] = invite
+                        if self._is_good(invite):
+                            return invite
         except FileNotFoundError:
-            return
+            self._known = {}
         except MtlsdError as error:
+            self._known = {}
             self._log.error("{error}; nobody can join", error=error)
+        self._mark = mark
+        return None
+
+    def _read(self, invites: int, file: str) -> Invite | None:
+        try:
+            return safely_read(invites, file, self._server_uid())
+        except FileNotFoundError:
+            return None
+        except (MtlsdError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            self._log.error("{path}: {why}", path=printable(str(self._folder / INVITES / file)), why=why)
+            return None
 
     def _marked(self) -> tuple[int, ...] | None:
         """Return what changes whenever the folder does; ``None`` while that cannot be told, so that it is looked at again."""
@@ -83,7 +94,3 @@ class Openings:
         if is_young(found.st_ctime, time.time()):
             return None
         return found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_mtime_ns, found.st_ctime_ns
-
-    def _complain(self, path: Path, error: Exception) -> None:
-        why = error.strerror if isinstance(error, OSError) else error
-        self._log.error("{path}: {why}", path=printable(str(path)), why=why)

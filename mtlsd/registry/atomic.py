@@ -142,17 +142,20 @@ class Transaction:
             os.close(descriptor)
         return name
 
-    def place(self, folder: Folder, staged: str, name: str) -> None:
-        """Give a staged file its *name*, which must be free."""
+    def place(self, folder: Folder, staged: str, name: str, *, sync: bool = True) -> None:
+        """Give a staged file its *name*, which must be free.
+
+        Of many in one folder, only the last has to *sync* it: until then the disk may know some and not others.
+        """
         if folder.has(name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
         self._undo.append(lambda: folder.system.unlink(name, folder.descriptor))
-        self._rename(folder, staged, name)
+        self._rename(folder, staged, name, sync)
 
-    def replace(self, folder: Folder, staged: str, name: str, before: str) -> None:
+    def replace(self, folder: Folder, staged: str, name: str, before: str, *, sync: bool = True) -> None:
         """Put a staged file in the place of *name*; *before* is a staged copy of what that holds now."""
         self._undo.append(lambda: folder.system.rename(before, name, folder.descriptor))
-        self._rename(folder, staged, name)
+        self._rename(folder, staged, name, sync)
 
     def remove(self, folder: Folder, name: str) -> None:
         """Take *name* away.  It needs no room on the disk, and neither does putting it back."""
@@ -176,13 +179,14 @@ class Transaction:
             made.close()
         inside.sync()
 
-    def _rename(self, folder: Folder, staged: str, name: str) -> None:
+    def _rename(self, folder: Folder, staged: str, name: str, sync: bool) -> None:
         try:
             folder.system.rename(staged, name, folder.descriptor)
         except OSError:
             self._undo.pop()
             raise
-        folder.sync()
+        if sync:
+            folder.sync()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from mtlsd.errors import CertificateError, FolderError, Refused
 from mtlsd.identity import Certificate
 from mtlsd.keys import Hosts, hosts_in, new_server_pair
 from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
-from mtlsd.registry.listing import AUTHORIZED, REVOKED
+from mtlsd.registry.listing import AUTHORIZED, PENDING, REVOKED
 from mtlsd.registry.lock import locked
 from mtlsd.registry.pem import certificates_in
 from mtlsd.text import printable
@@ -64,9 +64,9 @@ def found(
             pair = new_server_pair([*own, *wanted], now(), days)
             certificate, hosts = Certificate.from_der(pair.der), hosts_in(pair.der)
         with failing_whole(folder), Transaction() as steps:
-            for part in (AUTHORIZED, REVOKED):
+            for part, mode in ((AUTHORIZED, 0o755), (REVOKED, 0o755), (PENDING, 0o700)):
                 if not root.has(part):
-                    steps.make_folder(root, part, 0o755)
+                    steps.make_folder(root, part, mode)
                     made.append(part + "/")
             if pair is not None:
                 key = steps.stage(root, pair.key_pem, 0o600)

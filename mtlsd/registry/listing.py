@@ -13,6 +13,7 @@ from mtlsd.registry.folder import signature_of
 
 AUTHORIZED = "authorized"
 REVOKED = "revoked"
+PENDING = "pending"
 
 #: What a folder's own change shows in: device, inode, both times in nanoseconds; ``None`` while it is missing.
 Mark: TypeAlias = tuple[int, int, int, int] | None

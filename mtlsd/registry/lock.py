@@ -39,11 +39,7 @@ def locked(folder: Path, system: System) -> Iterator[Folder]:
 
     Raises :exc:`~mtlsd.errors.FolderError` where the folder or its lock cannot be used.
     """
-    try:
-        root = Folder(str(folder), system)
-    except OSError as error:
-        raise _unusable(folder, error) from error
-    try:
+    with unlocked(folder, system) as root:
         owner, user = os.fstat(root.descriptor).st_uid, system.user()
         if user not in (0, owner) and owner != 0:
             # The server would refuse what we make: it trusts root's files and its own user's.
@@ -54,6 +50,17 @@ def locked(folder: Path, system: System) -> Iterator[Folder]:
         finally:
             # Closing gives the lock back; a kill does too.
             os.close(descriptor)
+
+
+@contextmanager
+def unlocked(folder: Path, system: System) -> Iterator[Folder]:
+    """Give the open folder, without its lock: for who only looks.  Raises :exc:`~mtlsd.errors.FolderError`."""
+    try:
+        root = Folder(str(folder), system)
+    except OSError as error:
+        raise _unusable(folder, error) from error
+    try:
+        yield root
     finally:
         root.close()
 

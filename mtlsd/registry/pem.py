@@ -27,6 +27,14 @@ class PemFile:
     leaves: tuple[Certificate, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The DER in one CERTIFICATE block, and the text between it and the one before."""
+
+    der: bytes
+    before: bytes
+
+
 def certificates_in(data: bytes) -> PemFile:
     """Return the certificates in *data*; none for a blank file (nothing but white space and ``#`` comments).
 
@@ -38,10 +46,20 @@ def certificates_in(data: bytes) -> PemFile:
         # Nearly every file of 100,000: one certificate and nothing else, without the search for edges.
         der = _decoded(lone[1], 1)
         return PemFile((der,), False, (_read(der, 1),))
+    blocks, has_private_key = blocks_in(data)
+    leaves = tuple(_read(block.der, nth) for nth, block in enumerate(blocks, 1))
+    return PemFile(tuple(block.der for block in blocks), has_private_key, leaves)
+
+
+def blocks_in(data: bytes) -> tuple[list[Block], bool]:
+    """Return the certificates in *data*, not read yet, and whether there is a private key among the other blocks.
+
+    Raises :exc:`~mtlsd.errors.CertificateError` as :func:`certificates_in` does, but for what is inside a certificate.
+    """
     data = data.removeprefix(_BYTE_ORDER_MARK)
-    found: list[bytes] = []
-    leaves: list[Certificate] = []
+    found: list[Block] = []
     has_private_key = False
+    end = 0
     other = b""
     begin: re.Match[bytes] | None = None
     for edge in _EDGE.finditer(data):
@@ -54,9 +72,9 @@ def certificates_in(data: bytes) -> PemFile:
         if side == b"BEGIN" or label != begin[2]:
             raise CertificateError(f"a BEGIN line of {_shown(begin[2])} without its END line")
         if label in _CERTIFICATE:
-            der = _decoded(data[begin.end() : edge.start()], len(found) + 1)
-            leaves.append(_read(der, len(found) + 1))
-            found.append(der)
+            before = data[end : begin.start()]
+            found.append(Block(_decoded(data[begin.end() : edge.start()], len(found) + 1), before))
+            end = edge.end()
         else:
             other = label
             has_private_key = has_private_key or label.endswith(b"PRIVATE KEY")
@@ -68,7 +86,7 @@ def certificates_in(data: bytes) -> PemFile:
     if not found and not _blank(data):
         hint = ", it looks like DER: convert it with openssl x509 -inform DER" if data.startswith(b"\x30\x82") else ""
         raise CertificateError(f"no line -----BEGIN CERTIFICATE----- in it{hint}")
-    return PemFile(tuple(found), has_private_key, tuple(leaves))
+    return found, has_private_key
 
 
 def _decoded(body: bytes, nth: int) -> bytes:

@@ -73,9 +73,13 @@ class Snapshot:
         return frozenset(authorization.client for authorization in self.authorized.values())
 
     @cached_property
-    def revoked_keys(self) -> frozenset[str]:
-        """The hex SHA-256 of the public keys that tombstones tell of."""
-        return frozenset(stone.key_sha256 for stone in self.tombstones.values() if stone.key_sha256 is not None)
+    def buried_keys(self) -> Mapping[str, Tombstone]:
+        """The tombstones by the hex SHA-256 of their certificate's public key, where they tell it; of several, the first."""
+        found: dict[str, Tombstone] = {}
+        for stone in self.tombstones.values():
+            if stone.key_sha256 is not None:
+                found.setdefault(stone.key_sha256, stone)
+        return found
 
     def differs(self, other: Snapshot) -> frozenset[str]:
         """Return the fingerprints whose standing in *other* is not what it is here."""

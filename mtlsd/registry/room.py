@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ def in_ledger(folder: Path, root: Folder, events: Sequence[Event]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The folder while its lock is held: what stands in it, and the steps of a change."""
+    """The folder while its lock is held (or, for who only looks, without it): what stands in it, and the steps of a change."""
 
     folder: Path
     root: Folder
@@ -202,6 +202,23 @@ class Room:
         else:
             steps.place(self.authorized, staged, file)
 
+    def write_all(self, steps: Transaction, texts: Mapping[str, bytes]) -> None:
+        """Make the PEM files of many clients, by name, or put these texts in their place.
+
+        All are on the disk before the first has its name, and the folder is waited for once: not once for each.
+        """
+        staged = []
+        for name, text in texts.items():
+            before = self.raw(name) if self.authorized.has(f"{name}.pem") else None
+            kept = None if before is None else steps.stage(self.authorized, before, _PUBLIC)
+            staged.append((f"{name}.pem", steps.stage(self.authorized, text, _PUBLIC), kept))
+        for file, fresh, kept in staged:
+            if kept is None:
+                steps.place(self.authorized, fresh, file, sync=False)
+            else:
+                steps.replace(self.authorized, fresh, file, kept, sync=False)
+        self.authorized.sync()
+
     def holdings(self, name: str) -> tuple[list[Burial], list[str]]:
         """Return every certificate in the client's file that can be read, and what the operator should know."""
         ders, unreadable = salvaged(self.raw(name))
@@ -282,13 +299,14 @@ class Room:
         always: bool = False,
     ) -> Change:
         """Write the ledger, and say what has changed.  *always*: also where there is no certificate to name."""
-        events = [self._event(kind, name, one, detail) for one in what]
+        events = [self.event(kind, name, one, detail) for one in what]
         if always and not events:
             events.append(Event(time=self.now(), event=kind, client=name, detail=detail, actor=self.actor))
         problems = [*problems, *in_ledger(self.folder, self.root, events)]
         return Change(name, tuple(one.fingerprint for one in what), tuple(notes), tuple(problems))
 
-    def _event(self, kind: Kind, name: str | None, one: Burial | Certificate, detail: str | None) -> Event:
+    def event(self, kind: Kind, name: str | None, one: Burial | Certificate, detail: str | None) -> Event:
+        """Return the event of a change of one certificate."""
         _, subject, not_after = certificate_fields(one.leaf if isinstance(one, Burial) else one)
         return Event(
             time=self.now(),

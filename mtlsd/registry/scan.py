@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -71,6 +72,21 @@ class Scan:
     @property
     def snapshot(self) -> Snapshot:
         return self.outcome.snapshot
+
+    @cached_property
+    def holders(self) -> Mapping[str, Sequence[str]]:
+        """The clients whose files hold a certificate, in force or not, by its fingerprint."""
+        found: dict[str, list[str]] = {}
+        for name, client in self.clients.items():
+            for leaf in client.pem.content or ():
+                found.setdefault(leaf.fingerprint, []).append(name)
+        return found
+
+    def holders_of(self, fingerprint: str) -> Sequence[str]:
+        """Return the same for one certificate; for one alone, that is a tenth of the work."""
+        return [
+            name for name, client in self.clients.items() for leaf in client.pem.content or () if leaf.fingerprint == fingerprint
+        ]
 
 
 def scan(

@@ -18,9 +18,12 @@ from twisted.internet.interfaces import IReactorFDSet
 from twisted.python.failure import Failure
 from twisted.python.filepath import FilePath
 
+from mtlsd.registry.atomic import TEMPORARY
+
 #: Names of files; ``None``: it could be any of them.
 Names: TypeAlias = frozenset[str] | None
 
+_TEMPORARY = os.fsencode(TEMPORARY)
 _EVENT = struct.Struct("=iIII")
 _ENTRIES = inotify.IN_CREATE | inotify.IN_DELETE | inotify.IN_MOVED
 _SELF = inotify.IN_DELETE_SELF | inotify.IN_MOVE_SELF | inotify.IN_ONLYDIR
@@ -77,9 +80,13 @@ class FolderWatch:
 
     def _told(self, events: list[tuple[int, int, bytes]]) -> None:
         names: set[str] = set()
-        whole = False
+        whole = concerned = False
         for watch, mask, name in events:
             path = self._paths.get(watch)
+            if name.startswith(_TEMPORARY):
+                # A change is several events of these, before the one that counts.
+                continue
+            concerned = True
             if mask & _WORTHLESS:
                 self._watched = None
                 whole = True
@@ -87,7 +94,8 @@ class FolderWatch:
                 names.add(os.fsdecode(name))
             elif path not in self._unnamed:
                 whole = True
-        self._heard(None if whole else frozenset(names))
+        if concerned:
+            self._heard(None if whole else frozenset(names))
 
 
 class _Notifier(inotify.INotify):

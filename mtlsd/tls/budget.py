@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections import OrderedDict
 from typing import Generic, TypeVar
+
+from mtlsd.addresses import address_group
 
 #: Unfinished handshakes that any one address may have without being taken for a flood.
 FAIR_SHARE = 8
 
 T = TypeVar("T")
-
-
-def address_group(address: str) -> str:
-    """Return what counts as one address: an IPv4 address, or the /64 of an IPv6 one (a /64 is one subscriber)."""
-    if ":" not in address:
-        return address
-    try:
-        return str(ipaddress.IPv6Network((address.split("%", 1)[0], 64), strict=False))
-    except ValueError:
-        return address
 
 
 class HandshakeBudget(Generic[T]):

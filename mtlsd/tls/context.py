@@ -23,10 +23,9 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 #: TLS 1.3 has nothing else.  The one that RFC 8446 9.1 demands of everybody comes first: no attack makes a difference between 128
 #: and 256 bits here, and its hash and its rounds are cheaper.
 CIPHERSUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
-#: The application protocols of whoever is authorized.  A client that offers no ALPN at all is fine.
-PROTOCOLS = (HTTP,)
-#: Seconds for which a session can be resumed, and OpenSSL remembers it: some 3.5 KiB each, and 20,480 of them at most.
-SESSION_LIFETIME = 300
+#: The application protocols of whoever is authorized.  A client that offers no ALPN at all is fine; ``curl --http1.0`` offers the
+#: second.
+PROTOCOLS = (HTTP, b"http/1.0")
 #: SSL_MODE_ENABLE_PARTIAL_WRITE (ssl.h), which pyOpenSSL sets and does not name.
 _PARTIAL_WRITE = 1
 
@@ -76,9 +75,9 @@ def select_with_join(is_open: Callable[[], bool]) -> seam.SelectProtocol:
 def make_options(pair: ServerPair, clients: AuthorizedClients, *, tickets: bool, tls_min: str) -> ssl.CertificateOptions:
     """Return the CertificateOptions of the front door for a server *pair*; *tls_min* is ``"1.2"`` or ``"1.3"``.
 
-    With *tickets*, what a session needs to be resumed stays here, and a ticket of TLS 1.3 is only its number.  A ticket that
-    holds the session itself is as safe as the one key of all of them; and OpenSSL, which puts the client's certificate in
-    and takes it apart again for each, spends a tenth of a handshake on two of those.
+    What a session needs to be resumed is in its ticket, under a key of the context.  Kept here instead, a handshake would cost a
+    seventh less: but a session holds the whole chain that its client has sent, OpenSSL keeps 20,480 of them, forgets those
+    that have ended all at once, and those of clients that go without a goodbye at once.
     """
     return ssl.CertificateOptions(
         privateKey=pair.key,
@@ -87,8 +86,8 @@ def make_options(pair: ServerPair, clients: AuthorizedClients, *, tickets: bool,
         trustRoot=clients,
         # A chain of n certificates has a leaf at depth 0 and its top at n - 1.
         verifyDepth=LIMITS.chain - 1,
-        enableSessions=tickets,
-        enableSessionTickets=False,
+        enableSessions=False,
+        enableSessionTickets=tickets,
         acceptableCiphers=ssl.AcceptableCiphers.fromOpenSSLCipherString(CIPHERS),
         raiseMinimumTo=ssl.TLSVersion.TLSv1_3 if tls_min == "1.3" else ssl.TLSVersion.TLSv1_2,
     )
@@ -105,7 +104,6 @@ def make_context(
     context = options.getContext()
     context.set_options(SSL.OP_NO_RENEGOTIATION)
     context.set_tls13_ciphersuites(CIPHERSUITES)
-    context.set_timeout(SESSION_LIFETIME)
     # One call sends all records of a piece, not one of them: the transport gives OpenSSL the same bytes again.
     context.clear_mode(_PARTIAL_WRITE)
     mode = SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT | SSL.VERIFY_CLIENT_ONCE
@@ -117,7 +115,7 @@ class ConnectionCreator:
     """Makes the Connection of each new peer from the context in force.
 
     A reload builds another context and puts it here in one assignment: connections that exist keep theirs, and a
-    session of the old one falls back to a full handshake.
+    ticket of the old one falls back to a full handshake.
     """
 
     def __init__(self, context: SSL.Context) -> None:

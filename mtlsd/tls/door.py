@@ -5,24 +5,31 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
+from typing import TypeAlias
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
+from mtlsd.addresses import address_group
+from mtlsd.audit.events import Event
 from mtlsd.audit.sinks import IAuditSink
 from mtlsd.deadlines import Deadlines
 from mtlsd.policy import Reason
 from mtlsd.registry.interfaces import IRegistry
 from mtlsd.registry.records import Authorization
 from mtlsd.settings import Settings
-from mtlsd.tls.budget import HandshakeBudget, address_group
+from mtlsd.tls.budget import HandshakeBudget
 from mtlsd.tls.gate import Address, Gate
 from mtlsd.tls.live import LiveConnections
 
 #: Beats (seconds) between two looks for certificates that have come to their end on a live connection.
 _SWEEP_BEATS = 15
+
+#: Is told of each certificate (DER) that was refused because it is unknown, with the verdict on it; answers whether it is
+#: kept for the operator.
+Knock: TypeAlias = Callable[[Event, bytes], bool]
 
 
 class Door(Factory[Gate]):
@@ -41,11 +48,12 @@ class Door(Factory[Gate]):
         now: Callable[[], datetime],
         name: str,
         max_handshakes: int | None = None,
+        knock: Knock | None = None,
     ) -> None:
         """*site* makes the protocol that serves an accepted client; *now* returns the wall-clock time, aware, UTC.
 
         *name* tells this process's connections from another's in the logs; *max_handshakes* is for a machine that
-        has fewer descriptors than the settings want.
+        has fewer descriptors than the settings want; *knock* is told of unknown certificates.
         """
         self.settings = settings
         self.registry = registry
@@ -59,6 +67,7 @@ class Door(Factory[Gate]):
         self.now = now
         self.live = LiveConnections()
         self.log = Logger()
+        self._knock = knock
         self._name = name
         self._serial = 0
         self._beats = 0
@@ -109,6 +118,16 @@ class Door(Factory[Gate]):
     def accepted(self, gate: Gate, fingerprint: str) -> None:
         """Keep an accepted connection where a revocation finds it."""
         self.live.add(fingerprint, gate)
+
+    def knocked(self, verdict: Event, der: bytes) -> bool:
+        """Pass on that an unknown certificate was refused.  True: it is kept, so that the operator can approve it."""
+        if self._knock is None:
+            return False
+        try:
+            return self._knock(verdict, der)
+        except Exception:
+            self.log.failure("a refused certificate was not kept")
+            return False
 
     def gone(self, gate: Gate) -> None:
         """Let go of a connection that is lost."""

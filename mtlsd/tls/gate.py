@@ -327,30 +327,30 @@ class Gate(Protocol):
             # The certificate is authorized, under a name that helps whoever has to renew it.
             standing = self._door.registry.standing(self.handshake.fingerprint)
             client = standing.client if isinstance(standing, Authorization) else None
-        self._send(
-            Kind.REJECTED, reason, client=client, detail=detail, remedy=remedy(reason, self.handshake.leaf, self._door.now())
-        )
+        verdict = self._event(Kind.REJECTED, reason, client, detail)
+        unknown = self.handshake.unknown if reason is Reason.UNKNOWN_CERTIFICATE else None
+        kept = unknown is not None and self._door.knocked(verdict, unknown)
+        put_right = remedy(reason, self.handshake.leaf, verdict.time, kept=kept)
+        self._door.sink.write(verdict if put_right is None else verdict._replace(remedy=put_right))
 
-    def _send(
-        self, kind: Kind, reason: Reason, *, client: str | None, detail: str | None = None, remedy: str | None = None
-    ) -> None:
+    def _send(self, kind: Kind, reason: Reason, *, client: str | None) -> None:
+        self._door.sink.write(self._event(kind, reason, client))
+
+    def _event(self, kind: Kind, reason: Reason, client: str | None, detail: str | None = None) -> Event:
         fingerprint, subject, not_after = certificate_fields(self.handshake.leaf)
-        self._door.sink.write(
-            Event(
-                time=self._door.now(),
-                event=kind,
-                reason=reason,
-                connection=self.connection_id,
-                listener=self.listener,
-                client=client,
-                fingerprint=fingerprint or self.handshake.fingerprint,
-                subject=subject,
-                not_after=not_after,
-                peer=self.peer,
-                tls=self.handshake.tls,
-                remedy=remedy,
-                detail=detail,
-            )
+        return Event(
+            time=self._door.now(),
+            event=kind,
+            reason=reason,
+            connection=self.connection_id,
+            listener=self.listener,
+            client=client,
+            fingerprint=fingerprint or self.handshake.fingerprint,
+            subject=subject,
+            not_after=not_after,
+            peer=self.peer,
+            tls=self.handshake.tls,
+            detail=detail,
         )
 
     def _identity_from(self, authorization: Authorization) -> Identity:

@@ -9,7 +9,7 @@ through where it is fit to be authorized, so that its key is proven, and it is n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import datetime
 from functools import lru_cache
 
@@ -38,7 +38,7 @@ class Handshake:
 
     __slots__ = (
         *("_allowed", "_completed", "_connection", "_judged", "_limits", "_now", "_registry", "_shown"),
-        *("callback_failed", "fingerprint", "joining", "leaf", "tls"),
+        *("callback_failed", "fingerprint", "joining", "leaf", "tls", "unknown"),
     )
 
     def __init__(
@@ -58,6 +58,8 @@ class Handshake:
         self.fingerprint: str | None = None
         #: The leaf that was shown, where it could be read.
         self.leaf: Certificate | None = None
+        #: The leaf, DER, where it was refused because nobody has authorized it; one that is not worth parsing is not kept.
+        self.unknown: bytes | None = None
         #: What was negotiated, as far as the handshake got; never None once it has completed.
         self.tls: Tls | None = None
         #: Whether this connection is there to join, and for nothing else.
@@ -83,6 +85,9 @@ class Handshake:
             self._judged = Denied(Reason.TOO_LARGE)
         if depth == 0 and self._judged is None:
             self.joining = self._connection.get_alpn_proto_negotiated() == JOIN
+            if self.joining:
+                # Its tickets are then only numbers, of sessions that nobody keeps: none of them resumes.
+                self._connection.set_options(SSL.OP_NO_TICKET)
             self._judged = self._judge(certificate)
             self._shown = certificate
         return not isinstance(self._judged, Denied)
@@ -162,9 +167,12 @@ class Handshake:
             except CertificateError:
                 return Denied(Reason.UNKNOWN_CERTIFICATE if standing is None else Reason.REVOKED)
         if self.joining:
-            revoked = self._registry.snapshot().revoked_keys
+            revoked = self._registry.snapshot().buried_keys
             return welcome(self.leaf, standing, bool(revoked) and _key_in(der, revoked), self._now(), self._limits)
-        return decide(self.leaf, standing, self._now(), self._limits)
+        decision = decide(self.leaf, standing, self._now(), self._limits)
+        if isinstance(decision, Denied) and decision.reason is Reason.UNKNOWN_CERTIFICATE:
+            self.unknown = der
+        return decision
 
     def negotiated(self, resumed: bool = False) -> Tls:
         """Return what the connection has negotiated by now."""
@@ -172,7 +180,7 @@ class Handshake:
         return _tls(connection.get_protocol_version_name(), connection.get_cipher_name(), connection.get_group_name(), resumed)
 
 
-def _key_in(der: bytes, keys: frozenset[str]) -> bool:
+def _key_in(der: bytes, keys: Container[str]) -> bool:
     """Tell whether a certificate's key is one of *keys*; one that cannot be read is taken for one."""
     try:
         return public_key_sha256(der) in keys

@@ -154,8 +154,7 @@ class TLSTransport(Wire):
         if self._phase is Phase.LOST:
             return
         # While there still is a descriptor: without one the reactor goes through all it has to find out whose it was.
-        self.stopReading()
-        self.stopWriting()
+        self._unwatch()
         self._phase = Phase.LOST
         self._forget_the_time()
         try:
@@ -177,8 +176,8 @@ class TLSTransport(Wire):
             sent = self.writeSomeData(data)
             if sent == len(data):
                 if self.producer is not None and not self.streamingProducer:
-                    # A pull producer gives its next piece when the poller says so.
-                    self.startWriting()
+                    # A pull producer gives its next piece when the poller says so, which a peer that takes nothing puts off.
+                    self._wait_for_room()
                 return
             if not isinstance(sent, Exception) and sent:
                 data = data[sent:]
@@ -228,8 +227,7 @@ class TLSTransport(Wire):
         """Close at once, with a reset, dropping what waits to be sent.  The protocol hears of it a little later."""
         if self._phase in GONE:
             return
-        self.stopReading()
-        self.stopWriting()
+        self._unwatch()
         self._phase = Phase.ABORTED
         self.disconnecting = 1
         self._forget_the_time()
@@ -327,6 +325,10 @@ class TLSTransport(Wire):
             if self._writeDisconnected and self._phase is _OPEN:
                 self.connectionLost(_DONE)
         elif self._is_buffering():
+            # It gets what is there.  Whoever would make more of it is told, or would be waited for.
+            producer, self.producer = self.producer, None
+            if producer is not None:
+                producer.stopProducing()
             self.loseConnection()
         else:
             self.disconnecting = 1
@@ -423,7 +425,7 @@ class TLSTransport(Wire):
     def _is_stalled(self) -> None:
         """Cut a peer that has taken nothing for ``write_timeout`` seconds while there was something to take."""
         self._stalled = None
-        if self._phase is not _OPEN or not (self._is_buffering() or self.disconnecting):
+        if self._phase is not _OPEN or not (self._is_buffering() or self.disconnecting or self._wants_to_pull()):
             return
         # The poller calls only when a third of the kernel's buffer is free, which a slow peer may take long for: so
         # what lies there is looked at too.

@@ -58,6 +58,12 @@ class Wire(FileDescriptor):
         if not self._is_writing and self._phase not in GONE:
             self.reactor.removeWriter(self)
 
+    def _unwatch(self) -> None:
+        """Have the reactor forget the descriptor, now, also where it is this that it calls: the next to get its number is another's."""
+        self._is_writing = False
+        self.stopReading()
+        self.stopWriting()
+
     def _begin_to_write(self) -> None:
         """The poller calls: until :meth:`_end_to_write`, starting and stopping are only noted.
 

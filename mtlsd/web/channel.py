@@ -134,9 +134,14 @@ class Channel(Protocol):
         self._advance()
 
     def stopProducing(self) -> None:
-        """The connection is gone, and :meth:`connectionLost` comes next."""
-        if self._producer is not None:
-            self._producer.stopProducing()
+        """The connection is gone, or the client has said that it goes; :meth:`connectionLost` comes next, or soon."""
+        if self._producer is None:
+            return
+        self._producer.stopProducing()
+        request, self._request = self._request, None
+        self._is_over = True
+        if request is not None:
+            request.connectionLost(connectionDone)
 
     # From the request.
 

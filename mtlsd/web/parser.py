@@ -157,6 +157,8 @@ class RequestParser:
     # Called by llhttp.
 
     def on_message_begin(self) -> None:
+        if self._is_over:
+            raise _bad()
         self.in_head = True
         self._is_at_end = False
         self._waiting = 0
@@ -227,7 +229,10 @@ class RequestParser:
         if target[0] != _SLASH and method != b"CONNECT":
             target = _origin_form(target, headers)
         # After another protocol was asked for, and not begun, nothing is read as a request.
-        return Message(method, target, version, headers, length, not upgrade and parser.should_keep_alive(), upgrade)
+        keep_alive = not upgrade and parser.should_keep_alive()
+        if keep_alive and version == b"HTTP/1.0":
+            keep_alive = not _asks_for_the_close(plain)
+        return Message(method, target, version, headers, length, keep_alive, upgrade)
 
 
 def _framing(plain: dict[bytes, list[bytes]], version: bytes) -> int | None:
@@ -240,6 +245,11 @@ def _framing(plain: dict[bytes, list[bytes]], version: bytes) -> int | None:
     if lengths is None or len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > _LENGTH_DIGITS:
         raise _bad()
     return int(lengths[0])
+
+
+def _asks_for_the_close(plain: dict[bytes, list[bytes]]) -> bool:
+    """Tell whether ``close`` is among the options: beside ``keep-alive`` too, where llhttp sees only that (RFC 9112 9.3)."""
+    return any(option.strip().lower() == b"close" for value in plain[b"Connection"] for option in value.split(b","))
 
 
 def _origin_form(target: bytes, headers: PlainHeaders) -> bytes:

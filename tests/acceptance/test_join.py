@@ -13,11 +13,11 @@ import ssl
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from OpenSSL import SSL, crypto
@@ -173,13 +173,11 @@ class SceneTests(JoinTestCase):
         self.assertIn(f"curl --config {folder}/curl {self.server.url()}\n", said.stdout)
         (shown,) = re.findall(r"    (curl --config .*)\n", said.stdout)
         self.assertEqual(run(["sh", "-c", f"{shown} -sS"], cwd=self.folder).stdout, "Hello: bob\n")
-        # What it prints for httpx is what Python's own TLS takes.
-        (cafile,) = re.findall(r"cafile='(.*)'\)", said.stdout)
-        ((certificate, key),) = re.findall(r"load_cert_chain\('(.*)', '(.*)'\)", said.stdout)
-        context = ssl.create_default_context(cafile=cafile)
-        context.load_cert_chain(certificate, key)
-        with urllib.request.urlopen(self.server.url("/whoami"), context=context) as response:
-            self.assertEqual(json.load(response)["groups"], ["ops"])
+        # What it prints for httpx, as it is.
+        *before, ask = said.stdout.partition("with httpx:\n")[2].strip().splitlines()
+        names: dict[str, Any] = {"ssl": ssl, "httpx": httpx}
+        exec("\n".join(line.strip() for line in before), names)
+        self.assertEqual(eval(ask.strip(), names).text, "Hello: bob\n")
         (joined,) = self.server.events("joined")
         self.assertEqual(self.ledger("joined"), [joined])
         self.assertEqual((joined["client"], joined["connection"]), ("bob", self.server.events("accepted")[0]["connection"]))

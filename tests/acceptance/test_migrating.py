@@ -255,12 +255,16 @@ class ExamplesTests(MigratingTestCase):
 
 class MovingTests(MigratingTestCase):
     def import_clients(self) -> subprocess.CompletedProcess[str]:
-        """Run the page's loop in a folder that has no clients yet."""
+        """Run the page's commands in a folder that has no clients yet."""
         shutil.rmtree(self.certs / "authorized")
-        (self.folder / "import.sh").write_text(self.block("import.sh").text)
+        return self.script("import.sh")
+
+    def script(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run a script of the page."""
+        (self.folder / name).write_text(self.block(name).text)
         path = f"{BIN}:{os.environ['PATH']}"
         return subprocess.run(
-            ["sh", "import.sh"], cwd=self.folder, env=environment(PATH=path), capture_output=True, text=True, timeout=60
+            ["sh", name], cwd=self.folder, env=environment(PATH=path), capture_output=True, text=True, timeout=60
         )
 
     def authorized(self) -> dict[str, str]:
@@ -282,10 +286,31 @@ class MovingTests(MigratingTestCase):
         # As `openssl x509 -text` leaves them, with words in between.
         (self.folder / "clients.pem").write_bytes(b"Bag Attributes\n" + b"subject=CN = x\n\n".join(pair.pem for pair in bundle))
         done = self.import_clients()
-        self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertIn("not taken over: client-4.pem\n", done.stderr)
+        self.assertEqual(done.returncode, 1, done.stderr)
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+        self.assertIn("mtlsd: clients.pem: certificate 4 (weak): refused: ", done.stderr)
+        self.assertTrue(done.stdout.endswith("\n4 authorized, 0 there already, 1 refused\n"), done.stdout)
         expected = {**self.ours, "Carol_Smith": more["Carol Smith"], "dave": more["dave"]}
         self.assertEqual(self.authorized(), {name: pair.fingerprint for name, pair in expected.items()})
+
+    def test_a_ca(self) -> None:
+        """Whoever imports what nginx calls its clients would believe that they are in, where it is only who has issued them."""
+        ca = make_pair("Some CA", key="p384")
+        (self.folder / "clients.pem").write_bytes(ca.pem + make_pair("alice", issuer=ca, ca=False).pem)
+        done = self.import_clients()
+        self.assertEqual(done.returncode, 0)
+        self.assertIn(f"warning: clients.pem: certificate 1: {ca.fingerprint[:16]} is a CA", done.stderr)
+
+    def test_back(self) -> None:
+        """Whoever is revoked here would still come in by the old door, and whoever is new would stay outside there."""
+        self.new_client("carol")
+        self.assertEqual(run([BIN / "mtlsd", "revoke", "carol"], cwd=self.folder).returncode, 0)
+        (self.folder / "clients.pem").unlink()
+        done = self.script("export.sh")
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (0, "2 certificates in clients.pem\n", ""))
+        nginx = self.nginx()
+        for name, expected in (("alice", "`/` at 8000"), ("bob", "`/` at 8000"), ("carol", "400")):
+            self.assertEqual(self.answer(name, "GET", f"{nginx}/"), expected)
 
     def test_those_that_nginx_has_seen(self) -> None:
         """With a CA in the bundle, nobody's own certificate is in it."""

@@ -40,7 +40,7 @@ class RecipeTests(AcceptanceTestCase):
         self.make(MAKE_BAD)
         self.make(AUTHORIZE)
         answer = poll("alice is let in", lambda: self.greeting(server))
-        before = len(server.events())
+        before = len(server.events("accepted", "rejected"))
 
         self.assertTrue(answer.startswith("HTTP/1.1 200 "), answer)
         self.assertIn("\nHello: alice\n", answer.replace("\r", ""))
@@ -54,9 +54,9 @@ class RecipeTests(AcceptanceTestCase):
         self.assertEqual(mutual.returncode, 0, mutual.stderr)
         self.assertIn("Hello: alice", mutual.stdout)
 
-        server.wait_for_events(before + 2)
+        server.wait_for_events(before + 2, "accepted", "rejected")
         self.assertEqual(server.stop(), 0)
-        last = server.events()[before:]
+        last = server.events("accepted", "rejected")[before:]
         self.assertEqual(
             [(event["event"], event["reason"]) for event in last],
             [
@@ -64,7 +64,7 @@ class RecipeTests(AcceptanceTestCase):
                 ("accepted", "authorized"),
             ],
         )
-        self.assertEqual(last[0]["remedy"], "mtlsd authorize CERT.pem --name NAME")
+        self.assertEqual(last[0]["remedy"], f"mtlsd approve {last[0]['fingerprint']} --name NAME")
         self.assertEqual(last[1]["client"], "alice")
         self.assert_quiet(server)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -108,6 +110,38 @@ class RoutesTests(AcceptanceTestCase):
         server.log.wait_for(r"bob was refused GET /admin/x: route\[1\] /admin allows group:ops")
         self.assertEqual(server.stop(), 0)
         self.assertIn('"GET /admin/x HTTP/1.1" 403', (self.folder / "access.log").read_text())
+        self.assert_quiet(server)
+
+    def test_files_that_end_their_connection(self) -> None:
+        """Some client that asks for a file and the close, and the server would be deaf to whoever comes next."""
+        sizes = {"none": 0, "small": 10, "big": 300_000}
+        bodies = {name: bytes(range(256)) * (size // 256) + b"x" * (size % 256) for name, size in sizes.items()}
+        for name, body in bodies.items():
+            (self.folder / "srv" / name).write_bytes(body)
+        server = self.start()
+        requests = (
+            "GET /files/{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+            "GET /files/{} HTTP/1.0\r\n\r\n",
+        )
+        for nth in range(200):
+            name = tuple(bodies)[nth % 3]
+            for request in requests:
+                with TlsClient(server.port, self.bob) as client:
+                    client.send(request.format(name).encode())
+                    answer = client.response()
+                    self.assertTrue((answer.status, answer.body) == (200, bodies[name]), (nth, request, answer.head))
+                    client.wait_until_cut()
+        # Whatever number a descriptor has, it is a newcomer's own: with many at once, each number there is comes up.
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(TlsClient(server.port, self.alice)) for _ in range(20)]
+            for client in clients:
+                client.handshake()
+            for client in clients:
+                for path in ("/files/big", "/admin", "/files/small"):
+                    self.assertEqual(client.ask(path).status, 200)
+        self.assertEqual(server.stop(), 0)
+        errors = [line for line in server.log.lines if re.search("error|fail|unhandled|exception", line, re.IGNORECASE)]
+        self.assertEqual(errors, [])
         self.assert_quiet(server)
 
     def test_a_change_bites_on_a_live_connection(self) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import socket
+import struct
+import termios
 from collections.abc import Callable
 from typing import Any
 
@@ -26,9 +29,12 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from mtlsd.deadlines import Deadlines
+from mtlsd.listen import bind
+from mtlsd.tls.connection import RECORD
 from mtlsd.tls.context import ConnectionCreator
 from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.port import Port
+from mtlsd.tls.transport import SEND_LIMIT
 from tests.pki import make_pair
 
 PAIR = make_pair("localhost", hosts=["localhost"])
@@ -468,8 +474,7 @@ class OurTestCase(TransportTestCase):
         self.farewells = Farewells(self.deadlines, write_timeout=60, close_timeout=60)
 
     def listen(self, factory: Factory[Any]) -> Any:
-        listening = socket.create_server(("127.0.0.1", 0))
-        listening.setblocking(False)
+        listening = bind("127.0.0.1", 0)
         context = server_options().getContext()
         context.clear_mode(1)
         port = Port.adopt(reactor, listening, factory, ConnectionCreator(context), self.farewells)
@@ -579,6 +584,130 @@ class BackPressureTests(OurTestCase):
         while min(sums) < total:
             yield wait(0.02)
         self.assertEqual(sums, [total, total])
+
+
+class SocketTests(OurTestCase):
+    """What the transport asks of its socket, and when."""
+
+    def options(self, server: Peer) -> tuple[int, int]:
+        """Return TCP_CORK and TCP_NODELAY."""
+        sock = server.transport._socket
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CORK), sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    def seen(self, server: Peer, refuse: Callable[[], None] = lambda: None) -> list[int]:
+        """Return a list that will have the bytes of each call of OpenSSL's for a write; *refuse* may raise instead of it."""
+        connection, sizes = server.transport._connection, []
+        for name in ("send", "send_bytes"):
+            real = getattr(connection, name)
+
+            def counted(data: Any, real: Any = real) -> Any:
+                refuse()
+                sizes.append(len(data))
+                return real(data)
+
+            setattr(connection, name, counted)
+        return sizes
+
+    @inlineCallbacks
+    def test_nothing_stays_corked(self) -> Any:
+        """An answer would lie in the kernel for a fifth of a second, or wait for an acknowledgement that takes as long."""
+        piece = os.urandom(200_000)
+
+        def write(server: Peer) -> None:
+            server.transport.write(piece * 20)
+
+        def pull(server: Peer) -> None:
+            server.transport.registerProducer(Some(server.transport, [piece] * 20), False)
+
+        def push(server: Peer) -> None:
+            Odd(server.transport, piece, [50_000], len(piece) * 20).start()
+
+        for answer in (write, pull, push):
+            server, client = yield self.pair()
+            yield server.shaken
+            yield client.shaken
+            yield wait(0)
+            self.assertEqual(self.options(server), (0, 1), "after the handshake")
+            server.on_data = lambda _, answer=answer, server=server: answer(server)
+            client.transport.write(b"x")
+            yield client.has(len(piece) * 20)
+            yield wait(0)
+            self.assertEqual(self.options(server), (0, 1), answer)
+            self.assertTrue(client.received == piece * 20)
+
+    @inlineCallbacks
+    def test_paused_between_two_records(self) -> Any:
+        """A protocol that has had enough would be given what lies there already, up to eight records of it."""
+        server, client = yield self.pair()
+        yield server.shaken
+        server.transport.pauseProducing()
+        server.on_data = lambda _: server.transport.pauseProducing()
+        data = os.urandom(4 * RECORD)
+        client.transport.write(data)
+        while _waiting(server.transport._socket) < len(data):
+            yield wait(0.01)
+        for records in range(1, 5):
+            server.transport.resumeProducing()
+            yield server.has(records * RECORD)
+            for _ in range(5):
+                yield wait(0)
+            self.assertEqual(len(server.received), records * RECORD)
+        self.assertTrue(server.received == data)
+
+    @inlineCallbacks
+    def test_only_so_much_at_once(self) -> Any:
+        """Nobody else would be served while OpenSSL encrypts all that one has to send."""
+        server, client = yield self.pair()
+        yield server.shaken
+        sizes = self.seen(server)
+        data = os.urandom(2 * MIB + 1)
+        server.transport.write(data)
+        self.assertEqual(sizes, [SEND_LIMIT])
+        yield client.has(len(data))
+        self.assertEqual(max(sizes), SEND_LIMIT)
+        self.assertTrue(client.received == data)
+
+    @inlineCallbacks
+    def test_a_write_that_wants_to_read(self) -> Any:
+        """A write that OpenSSL puts off until it has read something would never be made, or tried in every turn until then."""
+        server, client = yield self.pair()
+        yield server.shaken
+        wanting = [True]
+
+        def refuse() -> None:
+            if wanting[0]:
+                tries.append(1)
+                raise SSL.WantReadError
+
+        tries: list[int] = []
+        self.seen(server, refuse)
+        server.transport.write(b"Hello")
+        server.transport.write(b", world")
+        for _ in range(10):
+            yield wait(0)
+        self.assertNotIn(server.transport, reactor.getWriters())
+        self.assertLess(len(tries), 4)
+        self.assertEqual(client.received, b"")
+        wanting[0] = False
+        client.transport.write(b"what it waits for")
+        yield client.has(12)
+        self.assertEqual(client.received, b"Hello, world")
+
+
+def _waiting(sock: socket.socket) -> int:
+    """Return the bytes that have come and that nobody has read."""
+    held: int = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, b"\0\0\0\0"))[0]
+    return held
+
+
+class Some(Pull):
+    """Leaves the connection open when it is done."""
+
+    def resumeProducing(self) -> None:
+        if self.pieces:
+            self.transport.write(self.pieces.pop(0))
+        else:
+            self.transport.unregisterProducer()
 
 
 class Odd(Push):
