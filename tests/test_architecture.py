@@ -26,6 +26,7 @@ PURE = (
     "mtlsd.enrol.book",
     "mtlsd.addresses",
     "mtlsd.protocols",
+    "mtlsd.proof",
     "mtlsd.enrol.invitation",
     "mtlsd.config",
     "mtlsd.routing.paths",

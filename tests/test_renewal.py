@@ -18,8 +18,8 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from mtlsd.enrol.proof import LABEL, LARGEST, PATH, SIZE, proves, signed, statement
 from mtlsd.enrol.renewal import MOST, PAUSE, PERIOD, Successions
+from mtlsd.proof import LABEL, LARGEST, PATH, SIZE, proves, signed, statement
 from mtlsd.protocols import HTTP
 from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.registry.renewals import NotRenewed, Origin, Renewals, Why

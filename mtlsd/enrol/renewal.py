@@ -18,10 +18,10 @@ from twisted.python.failure import Failure
 
 from mtlsd.audit.sinks import IAuditSink
 from mtlsd.enrol.attempts import Attempts
-from mtlsd.enrol.proof import proves, statement
 from mtlsd.errors import CertificateError, MtlsdError
 from mtlsd.identity import GRANT_DIGITS, Certificate, Identity
 from mtlsd.policy import LIMITS
+from mtlsd.proof import proves, statement
 from mtlsd.registry.interfaces import IRegistry
 from mtlsd.registry.listing import AUTHORIZED
 from mtlsd.registry.records import Authorization

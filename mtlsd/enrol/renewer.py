@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 from mtlsd.client import Answer, Connection, Pair, Rejected, Server, ServerError, Who, whoami
 from mtlsd.clientfolder import ClientFolder
 from mtlsd.clientpairs import ClientPairs
-from mtlsd.enrol.proof import LABEL, PATH, SIZE, signed, statement
 from mtlsd.errors import FolderError, Refused
 from mtlsd.identity import Certificate
 from mtlsd.keys import new_client_pair
+from mtlsd.proof import LABEL, PATH, SIZE, signed, statement
 from mtlsd.registry.pem import certificates_in
 from mtlsd.text import printable, shortened
 

@@ -6,7 +6,7 @@ a certificate which nobody has authorized, and a kill after it leaves both in fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -155,6 +155,9 @@ class Renewals(Store):
     def _changing_client(self, name: str) -> AbstractContextManager[Room]:
         self._names = frozenset({f"{name}.pem", f"{name}.toml"})
         return self._changing()
+
+    def _holders(self, room: Room, fingerprint: str) -> Sequence[str]:
+        return room.seen.holders_of(fingerprint)
 
     def _look(self) -> Scan:
         return looked_at(self._folder) if self._narrow is None else self._narrow(self._names)

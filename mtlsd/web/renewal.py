@@ -13,9 +13,9 @@ from twisted.python.failure import Failure
 from twisted.web import server
 
 from mtlsd.audit.events import rfc3339
-from mtlsd.enrol.proof import LABEL, LARGEST, SIZE
 from mtlsd.errors import CertificateError, MtlsdError
 from mtlsd.identity import Identity
+from mtlsd.proof import LABEL, LARGEST, SIZE
 from mtlsd.registry.pem import certificates_in
 from mtlsd.registry.renewals import NotRenewed, Origin, Renewed, Why
 from mtlsd.web.request import Request, identity
