@@ -331,7 +331,13 @@ class PoolTests(ProxyTestCase):
         self.connected().lose(ConnectionLost())
         self.connected().lose(ConnectionLost())
         self.assertEqual((Answer(gate.taken()).status, len(self.attempts()), len(self.said)), (502, 4, 1))
-        for method, body, data in (("POST", b"", b""), ("PUT", b"abc", b""), ("GET", b"", b"HTTP")):
+        for method, body, data in (
+            ("POST", b"", b""),
+            ("PUT", b"abc", b""),
+            ("PUT", b"", b""),
+            ("DELETE", b"", b""),
+            ("GET", b"", b"HTTP"),
+        ):
             before = len(self.attempts())
             gate = self.ask("/api", method, body=body)
             wire = self.connected()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from twisted.internet.testing import StringTransport
+from twisted.logger import ILogObserver, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web import server
 from twisted.web.resource import Resource
@@ -439,6 +442,73 @@ class FinishUpTests(ChannelTestCase):
         self.send(b"abc")
         self.assertEqual(Answer(self.gate.taken()).body, b"abc")
         self.assertTrue(self.gate.disconnecting)
+
+
+class PromiseTests(ChannelTestCase):
+    """An answer is as long as its head says, or its connection is over: what comes after it would be taken for a part of it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.said: list[str] = []
+        observer = cast(ILogObserver, lambda event: self.said.append(str(event.get("log_format"))))
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def test_a_file_that_shrinks(self) -> None:
+        """The next answer would be the end of this one."""
+        self.root.putChild(b"said", Said(10, [b"only"]))
+        self.send(ask("/said") + ask("/echo"))
+        self.assertEqual(Answer(self.gate.taken()).body, b"only")
+        self.assertTrue(self.gate.aborted)
+        self.assertEqual(len(self.flushed()), 1)
+
+    def test_an_answer_that_goes_on(self) -> None:
+        """What is too much would be read as an answer to somebody else's request."""
+        for pieces in ([b"12345", b"HTTP/1.1 200 OK\r\n\r\n"], [b"12345HTTP/1.1 200 OK\r\n\r\n"], [b"123", b"45HT", b"TP", b""]):
+            self.gate = self.front.connect()
+            self.root.putChild(b"said", Said(5, pieces))
+            self.send(ask("/said") + ask("/echo"))
+            answer = self.gate.taken()
+            self.assertEqual((Answer(answer).body, answer.count(b"HTTP/1.1"), self.gate.disconnecting), (b"12345", 1, True))
+        self.assertEqual(len(self.flushed()), 3)
+
+    def test_as_long_as_it_says(self) -> None:
+        """Nobody would be served a second time."""
+        self.root.putChild(b"said", Said(5, [b"12", b"345"]))
+        self.send(ask("/said") + ask("/said", "HEAD") + ask("/echo"))
+        self.assertEqual(self.gate.taken().count(b"HTTP/1.1 200 OK"), 3)
+        self.assertFalse(self.gate.disconnecting)
+
+    def test_two_lengths(self) -> None:
+        """One reader would take the first, another the second, and a third the chunks."""
+        for header in ((b"Content-Length", b"3"), (b"Content-Length", b"x"), (b"Transfer-Encoding", b"gzip")):
+            self.root.putChild(b"said", Said(5, [b"12345"], header))
+            self.send(ask("/said") + ask("/echo"))
+            data = self.gate.taken()
+            self.assertIn(b"\r\n\r\n5\r\n12345\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n", data)
+            self.assertEqual((data.count(b"Transfer-Encoding: chunked"), data.count(b"Content-Length")), (1, 1))
+
+    def flushed(self) -> list[str]:
+        return [line for line in self.said if "Content-Length" in line]
+
+
+class Said(Resource):
+    """Says how long its answer is, and sends some pieces."""
+
+    isLeaf = True
+
+    def __init__(self, length: int, pieces: list[bytes], more: tuple[bytes, bytes] | None = None) -> None:
+        super().__init__()
+        self.length, self.pieces, self.more = length, pieces, more
+
+    def render(self, request: Any) -> int:
+        request.setHeader(b"Content-Length", b"%d" % self.length)
+        if self.more is not None:
+            request.responseHeaders.addRawHeader(*self.more)
+        for piece in self.pieces:
+            request.write(piece)
+        request.finish()
+        return server.NOT_DONE_YET
 
 
 class Last(Resource):

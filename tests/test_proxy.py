@@ -75,6 +75,13 @@ class ExchangeTests(ProxyTestCase):
             self.ask(target)
             self.assertTrue(self.connected().sent().startswith(b"GET " + sent + b" HTTP/1.1\r\n"), target)
 
+    def test_what_is_not_passed_on(self) -> None:
+        """TRACE would tell a client what the door has added, and CONNECT open a tunnel past the rules."""
+        for method in ("TRACE", "CONNECT"):
+            answer = Answer(self.ask("/x", method).taken())
+            self.assertEqual((answer.status, method in answer.headers["allow"]), (405, False))
+        self.assertEqual(self.attempts(), [])
+
     def test_a_socket_that_takes_a_part(self) -> None:
         """A request would reach the server in part, twice, or in another order."""
         for takes, buffer in ((0, b""), (7, b""), (1 << 20, b""), (1 << 20, b"x"), (None, b"")):
@@ -176,7 +183,7 @@ class ExchangeTests(ProxyTestCase):
         gate = self.ask()
         wire = self.connected()
         wire.answer(hints)
-        self.assertEqual(gate.taken(), b"HTTP/1.1 103 Interim\r\nLink: </a>\r\n\r\n")
+        self.assertEqual(gate.taken(), b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
         wire.answer(OK)
         old = self.ask(version="1.0")
         wire.answer(hints + OK)

@@ -228,6 +228,33 @@ class RouteTests(RouterTestCase):
         headers = ("X-Client-Name: mallory", "x_ssl_client_cert: x", "Remote-User: root", "x_corp_role: root", "X-Mine: 1")
         self.assertEqual(eval(self.get("/admin", "DELETE", *headers).body), [b"Host", b"X-Mine"])
 
+    def test_a_body_that_nobody_wants(self) -> None:
+        """A client without any right would fill the disk of the server with bodies, before it is told so."""
+        for target, method, status in (("/private", "POST", 403), ("/admin", "PUT", 405), ("/a;b", "POST", 400)):
+            gate = self.door.connect()
+            gate.protocol.dataReceived(ask(target, method, "Expect: 100-continue", "Content-Length: 1000000"))
+            answer = gate.taken()
+            self.assertEqual((Answer(answer).status, answer.count(b"HTTP/1.1 ")), (status, 1), target)
+            self.assertTrue(gate.disconnecting)
+            gate.protocol.dataReceived(b"x" * 1000 + ask("/"))
+            self.assertEqual(gate.taken(), b"")
+
+    def test_a_body_of_somebody_who_is_revoked(self) -> None:
+        """A client would be told to go on with a body after it was shut out."""
+        gate = self.door.connect()
+        gate.identity = None
+        gate.protocol.dataReceived(ask("/", "POST", "Expect: 100-continue", "Content-Length: 3"))
+        self.assertEqual((gate.taken(), gate.aborted), (b"", True))
+
+    def test_the_rules_change_while_a_body_comes(self) -> None:
+        """An upload would end in a traceback because its route leads elsewhere by now."""
+        gate = self.door.connect()
+        gate.protocol.dataReceived(ask("/x", "POST", "Content-Length: 3") + b"a")
+        self.configure('[[route]]\npath = "/"\nallow = ["*"]\nupstream = "http://127.0.0.1:8000"\n')
+        gate.protocol.dataReceived(b"bc")
+        answer = Answer(gate.taken())
+        self.assertEqual((answer.status, answer.body), (503, b"the configuration has changed: ask again\n"))
+
     def test_a_change_bites_on_a_live_connection(self) -> None:
         """A client that stays connected would keep what was taken from it."""
         gate = self.door.connect(Gate(STAFF))

@@ -344,6 +344,9 @@ class ResourceTests(SynchronousTestCase):
 
     def same(self, data: bytes) -> None:
         ours, theirs = self.parts(self.by_us(data)), self.parts(self.by_twisted(data))
+        if theirs[0].split()[1] in (b"204", b"304"):
+            # RFC 9110 8.6: what has no body has no length; theirs says 0.
+            theirs[1][:] = [header for header in theirs[1] if header != b"Content-Length: 0"]
         self.assertEqual(ours[:2], theirs[:2], data)
         self.assertTrue(ours[2] == theirs[2], (data, ours[2][:200], theirs[2][:200]))
 

@@ -24,7 +24,9 @@ from mtlsd.web.patience import Patience
 
 _FORBIDDEN, _BAD_GATEWAY, _UNAVAILABLE, _TIMEOUT = 403, 502, 503, 504
 #: RFC 9110 9.2.2: asked twice, they do what they do when they are asked once.
-_IDEMPOTENT = (b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE")
+_IDEMPOTENT = (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE")
+#: RFC 9110 9.2.1: they do nothing, so that two servers may be asked.
+_SAFE = (b"GET", b"HEAD", b"OPTIONS")
 _EARLY_HINTS, _NO_CONTENT = 103, 204
 
 
@@ -353,8 +355,12 @@ class Exchange:
 
     def _may_be_asked_again(self, connection: BackendConnection) -> bool:
         # One that has said something, if only half a head, was not closed yet: it may have done what it was asked to.
-        is_dead = connection.is_silent and (self._is_pooled or len(self._candidates) > 1)
-        return is_dead and not self._is_retried and not self._body_has_begun and self.method in _IDEMPOTENT
+        if self._is_retried or self._body_has_begun or not connection.is_silent:
+            return False
+        if self._is_pooled:
+            return self.method in _IDEMPOTENT
+        # A fresh one: the server was there, and may have done it before it went.
+        return len(self._candidates) > 1 and self.method in _SAFE
 
     def _say(self, backend: Backend | None, why: str) -> None:
         self._log.warn(

@@ -28,6 +28,8 @@ from mtlsd.web.request import Request
 if TYPE_CHECKING:
     from mtlsd.web.site import Site
 
+#: RFC 8297 2; Twisted does not know it.
+_INTERIM = {103: b"Early Hints"}
 #: RFC 6585 5; Twisted does not know it.
 _REASONS = {HEAD_TOO_LARGE: b"Request Header Fields Too Large", REQUEST_TIMEOUT: b"Request Timeout"}
 
@@ -250,7 +252,7 @@ class Channel(Protocol):
 
     def write_interim(self, status: int, headers: Mapping[bytes, Sequence[bytes]]) -> None:
         """Send a 1xx answer before the one that counts."""
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, RESPONSES.get(status, b"Interim"))]
+        lines = [b"HTTP/1.1 %d %b\r\n" % (status, RESPONSES.get(status) or _INTERIM.get(status, b"Interim"))]
         lines += [b"%b: %b\r\n" % (name, value) for name, values in headers.items() for value in values]
         self.transport.write(b"".join([*lines, b"\r\n"]))
 
@@ -425,6 +427,8 @@ class Channel(Protocol):
                     self._begin_body()
                 exchange.begin()
                 return self._request is exchange
+        if site.router is not None and not message.complete and not self._is_wanted(message):
+            return False
         request = self._request = site.requestFactory(self)
         request.requestHeaders = message.headers
         request.gotLength(message.length)
@@ -439,6 +443,18 @@ class Channel(Protocol):
                     return False
                 self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             self._begin_body()
+        return True
+
+    def _is_wanted(self, message: Message) -> bool:
+        """Let a body come in only where the rules will not refuse its request.  False where the connection has been cut."""
+        identity = self.gate.authorize()
+        if identity is None:
+            self._is_over = True
+            return False
+        if self.site.router is not None and self.site.router.turns_away(message, identity):
+            # Answered as if there were none, and the connection closed after it.
+            message.pieces, message.length, message.complete = [], 0, True
+            self.persistent = False
         return True
 
     def _begin_body(self) -> None:

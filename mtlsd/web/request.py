@@ -43,6 +43,8 @@ class Request(server.Request):
     """
 
     identity: Identity | None = None
+    #: The bytes of the answer's body that its head has promised; ``None`` where it has promised none.
+    promised: int | None = None
     channel: Any
     # Ours, which have a little more than twisted.web's.  (Declared, not cast: a cast is a call.)
     site: Any
@@ -154,6 +156,8 @@ class Request(server.Request):
 
     def write(self, data: bytes) -> None:
         """Send a part of the answer; the head goes out with the first bytes, or at once where there are none."""
+        if self.promised is not None and self.sentLength + len(data) > self.promised:
+            data = self._within_promise(data, self.promised)
         if self.startedWriting or self.finished or self._disconnected or self._inFakeHead or self._encoder is not None:
             super().write(data)
         else:
@@ -167,6 +171,10 @@ class Request(server.Request):
             # The head goes out with the end, not before it.
             self._begin_answer(b"")
         unusual = (self.chunked, self.finished, self._disconnected, self._encoder, self.producer)
+        if self.promised is not None and self.sentLength < self.promised:
+            self._break_promise()
+            if self._disconnected:
+                return
         if any(unusual):
             super().finish()
             return
@@ -180,11 +188,33 @@ class Request(server.Request):
         for waiting in notifications:
             waiting.callback(None)
 
+    def _within_promise(self, data: bytes, promised: int) -> bytes:
+        """Return what of *data* the answer's length has room for: the rest would be read as the next answer."""
+        if self.channel is not None and self.channel.persistent:
+            self._log.error("an answer is longer than its Content-Length [{connection}]", connection=self.gate.connection_id)
+            self.channel.persistent = False
+        return data[: promised - self.sentLength]
+
+    def _break_promise(self) -> None:
+        """Cut an answer that is shorter than its length: what comes after it would be taken for its end."""
+        if not self._disconnected and not self.finished:
+            self._log.error("an answer is shorter than its Content-Length [{connection}]", connection=self.gate.connection_id)
+            self.channel.persistent = False
+            self.gate.abortConnection()
+
     def _begin_answer(self, data: bytes) -> None:
         """Do what twisted.web does at the first write, from its two classes, each header looked at once."""
         headers = self.responseHeaders.plain
         code = self.code
+        if b"Transfer-Encoding" in headers or code in NO_BODY_CODES:
+            # What frames an answer is not the resource's affair; one that has no body has no length (RFC 9110 8.6).
+            headers.pop(b"Transfer-Encoding", None)
+            headers.pop(b"Content-Length", None)
         length = headers.get(b"Content-Length")
+        if length is not None and (len(length) > 1 or not length[0].isdigit()):
+            # Two readers could take it for two.
+            del headers[b"Content-Length"]
+            length = None
         default = self.defaultContentType
         if b"Content-Type" not in headers and default is not None and code not in _WITHOUT_TYPE and length != _NOTHING:
             headers[b"Content-Type"] = [default]
@@ -202,7 +232,12 @@ class Request(server.Request):
         self.channel.writeHeaders(self.clientproto, b"%d" % code, self.code_message, self.responseHeaders)
         if without_body:
             self.write = _write_nothing  # type: ignore[method-assign]
-        elif data:
+            return
+        if length is not None:
+            self.promised = int(length[0])
+            if len(data) > self.promised:
+                data = self._within_promise(data, self.promised)
+        if data:
             self.sentLength += len(data)
             self.channel.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 

@@ -24,9 +24,11 @@ from mtlsd.web.application import Application
 from mtlsd.web.claims import without_claims
 from mtlsd.web.files import Files
 from mtlsd.web.message import Message
-from mtlsd.web.request import Request
+from mtlsd.web.request import METHODS, Request
 
 _OWN = RESERVED.encode()
+#: What TRACE tells back to a client are the headers that the door has added (RFC 9110 9.3.8); CONNECT would be a tunnel.
+_NOT_PASSED_ON = (b"CONNECT", b"TRACE")
 #: Characters of a path that are logged.
 _SHOWN = 200
 
@@ -66,10 +68,25 @@ class Router:
         route = self.rules.match(path)
         if route is None or not isinstance(route.destination, Upstream) or path == _OWN or path.startswith(_OWN + b"/"):
             return None
+        if message.method in _NOT_PASSED_ON:
+            return None
         identity = self.joined(identity)
         if not isinstance(self.rules.rule(identity.client, identity.groups, message.method, path), Routed):
             return None
         return Exchange(channel, message, identity, path, route, route.destination, self._backends)
+
+    def turns_away(self, message: Message, identity: Identity) -> bool:
+        """Tell whether a request will be refused by the rules, whatever is in its body: that needs not come, then."""
+        if not self.rules.routes:
+            return False
+        try:
+            path = canonical(message.target.partition(b"?")[0])
+        except PathError:
+            return True
+        if path == _OWN or path.startswith(_OWN + b"/"):
+            return False
+        identity = self.joined(identity)
+        return not isinstance(self.rules.rule(identity.client, identity.groups, message.method, path), Routed)
 
     def objection(self, identity: Identity, path: bytes, target: Target) -> str | None:
         """Return why a connection that was upgraded may not go on: see :meth:`~mtlsd.routing.rules.Rules.objection`."""
@@ -101,6 +118,14 @@ class Router:
         if path.startswith(_OWN + b"/"):
             return _beginning(request, self._own, _OWN)
         ruling = self.rules.rule(identity.client, identity.groups, request.method, path)
+        if isinstance(ruling, Routed) and isinstance(ruling.route.destination, Upstream):
+            # When its head came the rules were others, or it is one that goes no further.
+            if request.method in _NOT_PASSED_ON:
+                request.setHeader(b"Allow", b", ".join(method for method in METHODS if method not in _NOT_PASSED_ON))
+                request.answer(405, "method not allowed")
+            else:
+                request.answer(503, "the configuration has changed: ask again")
+            return None
         if isinstance(ruling, Routed):
             without_claims(request.requestHeaders, ruling.route.strip)
             return _beginning(request, self._resources[ruling.route.destination], ruling.route.path)
