@@ -21,13 +21,19 @@ class ConfigWatcher:
     read when it has stayed the same for a beat.
     """
 
-    def __init__(self, path: Path, config: Config, use: Callable[[Config], object]) -> None:
-        """*config* is what stands in *path* and is in use; *use* may raise :exc:`SettingsError`, and then changes nothing."""
+    def __init__(self, path: Path) -> None:
+        """Read the file *path* for the first time.  Raises :exc:`~mtlsd.config.ConfigError`."""
         self._path = path
-        self._use = use
-        self._server = config.server
-        self._read = self._seen = self._signature()
         self._log = Logger()
+        # Before it is read, and here: a start may take seconds, and what is written meanwhile must not count as read.
+        self._read = self._seen = self._signature()
+        #: What stood in the file when the service started.
+        self.config = read(path)
+        self._use: Callable[[Config], object] = _use_nothing
+
+    def hand_to(self, use: Callable[[Config], object]) -> None:
+        """Have *use* take what is read from now on; it may raise :exc:`SettingsError`, and then changes nothing."""
+        self._use = use
 
     def beat(self) -> None:
         """Called once a second."""
@@ -45,7 +51,7 @@ class ConfigWatcher:
             self._log.error("{error}; what was in force stays in force", error=error)
             return
         self._log.info("{path}: {routes} routes in force", path=self._path, routes=len(config.rules.routes))
-        for key in _changed(self._server, config.server):
+        for key in _changed(self.config.server, config.server):
             self._log.warn("{path}: server.{key} has changed: that takes a restart", path=self._path, key=key)
 
     def _signature(self) -> _Signature:
@@ -54,6 +60,10 @@ class ConfigWatcher:
         except OSError:
             return None
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _use_nothing(config: Config) -> None:
+    """Stand in until there is somebody to use it."""
 
 
 def _changed(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:

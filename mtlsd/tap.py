@@ -19,7 +19,7 @@ from twisted.web.resource import IResource
 
 from mtlsd import settings as settings_module
 from mtlsd.audit.sinks import Fanout, GraceSink, IAuditSink, JsonLinesSink, LineFile, LogSink
-from mtlsd.config import Config, read
+from mtlsd.config import Config
 from mtlsd.configwatch import ConfigWatcher
 from mtlsd.deadlines import Deadlines
 from mtlsd.enrol.attempts import Attempts
@@ -94,9 +94,10 @@ def makeService(options: Options, reactor: Any = None, root: IResource | None = 
     try:
         given = cast("dict[str, str | None]", options)
         path = settings_module.config_of(given)
-        config = Config() if path is None else read(Path(os.path.abspath(path)))
+        watcher = None if path is None else ConfigWatcher(Path(os.path.abspath(path)))
+        config = Config() if watcher is None else watcher.config
         settings = _anchored(settings_module.load(given, config.server))
-        return _wire(settings, config, reactor, root, early, _user_to_become(options))
+        return _wire(settings, watcher, reactor, root, early, _user_to_become(options))
     except MtlsdError as error:
         raise SystemExit(f"mtlsd: {error}") from None
 
@@ -109,7 +110,7 @@ def _user_to_become(options: Options) -> int | None:
 
 
 def _wire(
-    settings: Settings, config: Config, reactor: Any, root: IResource | None, early: EarlyHangup, user: int | None
+    settings: Settings, watcher: ConfigWatcher | None, reactor: Any, root: IResource | None, early: EarlyHangup, user: int | None
 ) -> FrontDoor:
     log = Logger(namespace="mtlsd")
     seconds = time.monotonic
@@ -145,8 +146,7 @@ def _wire(
         access_log=None if settings.access_log is None else AccessLog(access_file, _now),
         reactor=reactor,
     )
-    watcher = None
-    if settings.config is not None:
+    if watcher is not None and settings.config is not None:
         resources = Resources(reactor, settings.config)
         backends = Backends(reactor, deadlines, site.names)
 
@@ -156,8 +156,8 @@ def _wire(
             for unknown in fresh.unknown(registry.snapshot().clients()):
                 log.warn("{config}: {unknown}", config=settings.config, unknown=unknown)
 
-        use_rules(config)
-        watcher = ConfigWatcher(settings.config, config, use_rules)
+        use_rules(watcher.config)
+        watcher.hand_to(use_rules)
     descriptors = raise_descriptor_limit()
     pending = None
     if settings.pending:

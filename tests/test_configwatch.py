@@ -9,6 +9,7 @@ from typing import cast
 from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from mtlsd import configwatch
 from mtlsd.config import Config, read
 from mtlsd.configwatch import ConfigWatcher
 from mtlsd.errors import SettingsError
@@ -25,7 +26,8 @@ class ConfigWatcherTests(SynchronousTestCase):
         self.used: list[Config] = []
         self.refusal: SettingsError | None = None
         self.said: list[str] = []
-        self.watcher = ConfigWatcher(self.path, read(self.path), self.use)
+        self.watcher = ConfigWatcher(self.path)
+        self.watcher.hand_to(self.use)
         observer = cast(ILogObserver, self.hear)
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
@@ -63,6 +65,32 @@ class ConfigWatcherTests(SynchronousTestCase):
         self.watcher.beat()
         self.assertEqual(self.paths(), [[b"/b"]])
         self.assertEqual(self.said, [f"{self.path}: 1 routes in force"])
+
+    def test_a_change_while_the_service_starts(self) -> None:
+        """Whoever was let out of `/admin` while certificates were loaded would get in until the file is touched again."""
+        watcher = ConfigWatcher(self.path)
+        self.put(ROUTE.format("b"))
+        watcher.hand_to(self.use)
+        self.assertEqual([route.path for route in watcher.config.rules.routes], [b"/a"])
+        for _ in range(3):
+            watcher.beat()
+        self.assertEqual(self.paths(), [[b"/b"]])
+
+    def test_a_change_just_behind_the_first_read(self) -> None:
+        """The signature has to be that of the bytes that were read, or of older ones: never of newer ones."""
+
+        def read_and_change(path: Path) -> Config:
+            config = read(path)
+            if not self.serial:
+                self.put(ROUTE.format("b"))
+            return config
+
+        self.patch(configwatch, "read", read_and_change)
+        watcher = ConfigWatcher(self.path)
+        watcher.hand_to(self.use)
+        for _ in range(3):
+            watcher.beat()
+        self.assertEqual(self.paths(), [[b"/b"]])
 
     def test_half_a_file(self) -> None:
         """The first half of a list of routes may be right by itself, with the rule for `/admin` in the other."""

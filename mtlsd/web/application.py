@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import re
 import ssl
+import threading
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 from twisted.web.resource import Resource
 from twisted.web.wsgi import WSGIResource
 
 from mtlsd.identity import Identity
 from mtlsd.web.claims import claims
+from mtlsd.web.paced import Environ, Flag, Taker, WsgiApplication, paced
 from mtlsd.web.request import Request, identity
-
-Environ: TypeAlias = dict[str, Any]
 
 # RFC 4514 2.4 lets any character be written as its UTF-8 in hex.  An escaped one (`\"`) is written so as a whole.
 _UNSAFE_IN_NAME = re.compile(r'\\?[^\x20-\x7e]|\\?[";\r\n]')
 
 
 class Application(Resource):
-    """Serves a WSGI application (PEP 3333), on the reactor's threads."""
+    """Serves a WSGI application (PEP 3333), on the reactor's threads, which wait for slow clients."""
 
     isLeaf = True
 
-    def __init__(self, reactor: Any, application: Callable[[Environ, Any], Iterable[bytes]]) -> None:
+    def __init__(self, reactor: Any, application: WsgiApplication, flag: Callable[[], Flag] = threading.Event) -> None:
         super().__init__()
+        self._flag = flag
         self._reactor = reactor
         self._application = application
 
@@ -43,7 +44,8 @@ class Application(Resource):
             environ.update(more)
             return self._application(environ, start_response)
 
-        return WSGIResource(self._reactor, self._reactor.getThreadPool(), told).render(request)
+        answer = paced(told, Taker(self._reactor, request, self._flag()))
+        return WSGIResource(self._reactor, self._reactor.getThreadPool(), answer).render(request)
 
 
 def environ_of(request: Request, client: Identity) -> Environ:

@@ -51,6 +51,28 @@ static = "srv"
 """
 
 
+LARGE = """
+made = closed = 0
+
+def app(environ, start_response):
+    start_response("200 OK", [("Content-Type", "application/octet-stream")])
+    if environ["PATH_INFO"] == "/made":
+        return [b"%d %d" % (made, closed)]
+    return Pieces()
+
+class Pieces:
+    def __iter__(self):
+        global made
+        for _ in range(8000):
+            made += 1
+            yield bytes(65536)
+
+    def close(self):
+        global closed
+        closed += 1
+"""
+
+
 class RoutesTests(AcceptanceTestCase):
     def setUp(self) -> None:
         super().setUp()
@@ -211,3 +233,59 @@ class RoutesTests(AcceptanceTestCase):
         checked = command("check", "mtlsd.toml", cwd=self.folder)
         self.assertEqual((checked.returncode, checked.stdout), (0, "mtlsd.toml is right: 3 routes, 1 group\n"), checked.stderr)
         self.assertEqual(server.stop(), 0)
+
+
+class SlowClientTests(AcceptanceTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.alice = self.new_client("alice")
+        (self.folder / "large.py").write_text(LARGE)
+        self.config = self.write(self.folder / "mtlsd.toml", b'[[route]]\npath = "/"\nallow = ["*"]\nwsgi = "large:app"\n')
+        self.server = self.serve("--config", self.config, "--drain-timeout", "1")
+
+    def counts(self) -> tuple[int, int]:
+        """Return how many pieces the application has made, and how many of its answers were closed."""
+        shown = self.curl("-k", "--cert", "aliceCrt.pem", "--key", "aliceKey.pem", self.server.url("/made"))
+        made, closed = shown.stdout.split()
+        return int(made), int(closed)
+
+    def stalled(self) -> int:
+        """Wait until the application makes nothing more; return how many pieces it has made."""
+
+        def count() -> int:
+            # Each look takes a whole connection, in which it would make some hundred.
+            first, second, third = (self.counts()[0] for _ in range(3))
+            return first if first == second == third else 0
+
+        return poll("an application that waits", count)
+
+    def resident(self) -> int:
+        """Return the server's memory, in KiB."""
+        found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{self.server.process.pid}/status").read_text())
+        assert found is not None
+        return int(found[1])
+
+    def test_an_answer_that_nobody_takes(self) -> None:
+        """Half a gigabyte would lie in the door's memory for each client that reads nothing; and others are served."""
+        self.assertEqual(self.counts(), (0, 0))
+        before = self.resident()
+        with TlsClient(self.server.port, self.alice, small_window=True) as client:
+            client.handshake().send(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            made = self.stalled()
+            self.assertLess(made * 65536, 32 << 20)
+            self.assertLess(self.resident() - before, 64 << 10)
+            self.assertEqual(self.counts(), (made, 0))
+            for _ in range(4 * made):
+                client.receive()
+            poll("it goes on", lambda: self.counts()[0] > made)
+        poll("its thread is let go", lambda: self.counts()[1] == 1)
+        self.assertEqual(self.server.stop(), 0)
+        self.assert_quiet(self.server)
+
+    def test_the_end_of_the_service(self) -> None:
+        """A thread that waits for a client would keep a stopped service for ever."""
+        with TlsClient(self.server.port, self.alice, small_window=True) as client:
+            client.handshake().send(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            self.stalled()
+            self.assertEqual(self.server.stop(), 0)
+            self.assert_quiet(self.server)
