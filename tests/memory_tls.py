@@ -112,16 +112,32 @@ class Wire(TLSTransport):
         #: What was done with what is sent: "cork", "uncork".
         self.corks: list[str] = []
         self._peer = peer
+        # What nobody has read yet.
+        self._arrived = b""
+        #: Whether there is something that was not read when the poller said so: it says so again.
+        self.is_readable = False
         super().__init__(self.bios, protocol, front.turns, front.farewells)
         self.startReading()
 
     def feed(self, data: bytes) -> None:
-        """Hand over what the peer sent, a record at a time, as the socket would."""
-        while data and self in self.reactor.readers:
-            size = 5 + int.from_bytes(data[3:5], "big") if data[0] in range(20, 25) else len(data)
-            record, data = data[:size], data[size:]
-            self.bios.bio_write(record)
+        """Take what the peer sent."""
+        self._arrived += data
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Hand over what has come, a record at a time, as the socket would: as long as it is read, and then that the peer is gone."""
+        while (self._arrived or self.is_readable) and self in self.reactor.readers:
+            if not self.is_readable:
+                data = self._arrived
+                size = 5 + int.from_bytes(data[3:5], "big") if data[0] in range(20, 25) else len(data)
+                record, self._arrived = data[:size], data[size:]
+                self.bios.bio_write(record)
             self.doRead()
+            if self.is_readable:
+                return
+        if self.peer_hung_up and self in self.reactor.readers:
+            self.bios.bio_shutdown()
+            self.reactor.run(self.doRead)
 
     def taken(self) -> bytes:
         """Return what was sent since the last call."""
@@ -279,15 +295,14 @@ class RawPeer:
     def settle(self) -> None:
         """Run what the reactor would run next; a peer that sees the end hangs up."""
         self.front.turns.turn()
+        self.wire.deliver()
         if self.wire.ended and not self.is_lost:
             self.lose()
 
     def lose(self) -> None:
         """Hang up."""
         self.wire.peer_hung_up = True
-        if not self.is_lost and self.wire in self.front.turns.readers:
-            self.wire.bios.bio_shutdown()
-            self.front.turns.run(self.wire.doRead)
+        self.wire.deliver()
         self.front.turns.turn()
 
 
@@ -342,23 +357,27 @@ class Client(RawPeer):
     def pump(self, mangle: Any = None) -> None:
         """Carry bytes both ways until nothing moves; *mangle* may change what the client sends."""
         for _ in range(50):
-            self._step()
-            moved = False
-            try:
-                data = self.tls.bio_read(1 << 16)
-            except SSL.Error:
-                pass
-            else:
-                moved = True
-                self.send(mangle(data) if mangle else data)
-            self.settle()
-            answer = self.wire.taken()
-            if answer:
-                moved = True
-                self.tls.bio_write(answer)
-            if not moved:
+            if not self.carry(mangle):
                 return
         raise AssertionError("the two ends never came to rest")
+
+    def carry(self, mangle: Any = None) -> bool:
+        """Carry what there is both ways, once.  Returns whether anything moved."""
+        self.read()
+        moved = False
+        try:
+            data = self.tls.bio_read(1 << 16)
+        except SSL.Error:
+            pass
+        else:
+            moved = True
+            self.send(mangle(data) if mangle else data)
+        self.settle()
+        answer = self.wire.taken()
+        if answer:
+            moved = True
+            self.tls.bio_write(answer)
+        return moved
 
     def request(self, data: bytes = b"x") -> bytes:
         """Send an application byte and return what comes back: in TLS 1.3 only this shows that one was let in."""
@@ -376,7 +395,8 @@ class Client(RawPeer):
         self.pump()
         self.lose()
 
-    def _step(self) -> None:
+    def read(self) -> None:
+        """Shake hands, or read, as far as what has come allows."""
         try:
             if not self.handshaken:
                 self.tls.do_handshake()

@@ -122,6 +122,9 @@ class TLSTransport(Wire):
             self.startWriting()
         if self._write_wants_read:
             self.stopWriting()
+        if self._read_wants_write:
+            # Again: that there is nothing to write is no reason not to wait for room.
+            self.startWriting()
         return why
 
     def writeSomeData(self, data: Any) -> Any:
@@ -188,6 +191,12 @@ class TLSTransport(Wire):
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
         """Send several pieces, as one."""
         self.write(b"".join(iovec))
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Let *producer* give what is sent.  One that is asked, and had nothing to write the first time, is asked again."""
+        super().registerProducer(producer, streaming)
+        if self._wants_to_pull():
+            self._wait_for_room()
 
     def loseConnection(self) -> None:
         """Close when all is sent: close_notify, then wait for the peer to hang up, ``close_timeout`` seconds at most.

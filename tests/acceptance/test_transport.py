@@ -361,6 +361,16 @@ class Contract:
         self.assertTrue(client.received == b"".join(pieces))
 
     @inlineCallbacks
+    def test_pull_producer_with_nothing_to_say(self) -> Any:
+        """The answer to a HEAD, of which a producer's pieces are kept back, would never come to its end."""
+        server, client = yield self.pair()
+        yield server.shaken
+        producer = Pull(server.transport, [b"", b"", b"", b"", b"", b"", b"head", b""])
+        server.transport.registerProducer(producer, False)
+        yield client.lost
+        self.assertEqual(client.received, b"head")
+
+    @inlineCallbacks
     def test_closed_when_the_producer_is_done(self) -> Any:
         """A close would cut off what a producer has still to say."""
         server, client = yield self.pair()
