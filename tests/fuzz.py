@@ -23,6 +23,7 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.filepath import FilePath
 
 from mtlsd.settings import Settings
+from mtlsd.tls.wire import Phase
 from mtlsd.web.site import Site
 from tests.fuzz_site import BIG, any_request, make_tree, mark, read_answers
 from tests.fuzz_wire import Visitor
@@ -65,8 +66,10 @@ class House:
 
     def authorize(self, *names: str) -> None:
         self.authorized = set(names)
+        # Whoever is still at the door may be let in when it is authorized again.
+        inside = [visitor for visitor in self.visitors if visitor.wire._phase is not Phase.HANDSHAKE]
         self.front.authorize(**{name: PAIRS[name] for name in names})
-        for visitor in self.visitors:
+        for visitor in inside:
             if visitor.name not in self.authorized and visitor.out is None:
                 # Whatever the wire holds by now was sent to one who was authorized then.
                 visitor.pump()
@@ -93,9 +96,9 @@ class House:
         visitors = [visitor for visitor in self.visitors if visitor.is_connected] if honest else self.visitors
         return self.dice.choice(visitors) if visitors else None
 
-    def send(self, visitor: Visitor, data: bytes) -> None:
+    def send(self, visitor: Visitor, data: bytes, *, at_once: bool = False) -> None:
         while data and visitor.handshaken and visitor.error is None:
-            size = self.dice.choice((1, 7, 100, 16_384))
+            size = 16_384 if at_once else self.dice.choice((1, 7, 100, 16_384))
             try:
                 visitor.tls.send(data[:size])
             except SSL.Error as error:
@@ -110,9 +113,12 @@ class House:
         if visitor is None:
             return
         request = any_request(self.dice)
+        # What is asked again, in one piece, is not taken apart again.
+        times = self.dice.choice((1, 1, 1, 2, 4))
         if visitor.asked is not None:
-            visitor.asked.append(request)
-        self.send(visitor, request.data)
+            visitor.asked += [request] * times
+        for _ in range(times):
+            self.send(visitor, request.data, at_once=times > 1)
 
     def nonsense(self) -> None:
         # Half of the visitors never talk any.
@@ -169,18 +175,22 @@ class House:
 
     def check(self) -> None:
         """Let everybody have what is there for them, look at what they have seen, and let them go."""
-        for visitor in self.visitors:
-            visitor.rest()
-        # A client that has sent ahead is not read from, so nobody hears that it is gone before it is answered.
-        while self.later.waiting:
+        # A client that has sent ahead is not read from, so nobody hears that it is gone, or what else it wants, before it is
+        # answered.
+        while True:
+            for visitor in self.visitors:
+                visitor.rest()
+            if not self.later.waiting:
+                break
             self.answer()
         for visitor in self.visitors:
-            visitor.rest()
             self.look_at(visitor)
         for visitor in self.visitors:
             visitor.lose()
         for peer in self.raw:
             peer.lose()
+        if all(peer.is_lost for peer in (*self.visitors, *self.raw)) and len(self.front.deadlines):
+            raise AssertionError("all are gone, and a deadline is left")
         self.front.advance(40)
         self.front.turns.turn()
         turns = self.front.turns
@@ -209,6 +219,8 @@ class House:
             raise AssertionError(f"{name} was served after the end: {seen[visitor.out :]!r}")
         if visitor.asked is not None:
             ended = isinstance(visitor.error, SSL.ZeroReturnError) and not visitor.has_left
+            if visitor.wire.closed == "orderly" and seen and not ended and not visitor.has_left and visitor.out is None:
+                raise AssertionError(f"{name} was not told of the end: {visitor.error!r}")
             whole = read_answers(seen, visitor.asked, name, ended=ended)
             if visitor.is_connected and whole < len(visitor.asked):
                 raise AssertionError(f"{name} waits for ever for the answer to {visitor.asked[whole]}")

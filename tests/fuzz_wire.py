@@ -70,11 +70,15 @@ class Edge:
                 self.room -= len(data)
 
     def _receive(self) -> Any:
+        wire = self.wire
+        wire.is_readable = wire.is_held = False
         try:
-            self.wire.is_readable = False
             return self._call("recv_record", 0.2)
         except SSL.WantWriteError:
-            self.wire.is_readable = True
+            if self.dice.random() < 0.5:
+                wire.is_readable = True
+            else:
+                wire.is_held = True
             raise
 
     def _call(self, name: str, how_often: float) -> Any:
@@ -102,9 +106,10 @@ class Visitor(Client):
         return self.handshaken and self.error is None and not self.is_lost and not self.has_left
 
     def pump(self, mangle: Any = None) -> None:
-        """Carry bytes both ways for a while."""
-        for _ in range(30):
-            if not self.carry():
+        """Carry bytes both ways for a while; what has come is read, for the poller does not wait with that."""
+        for nth in range(500):
+            has_moved = self.carry()
+            if not self.wire.is_behind and (not has_moved or nth > 30):
                 break
         # Whatever is on its way by now has come.
         on_its_way = self.wire.taken()
@@ -120,6 +125,6 @@ class Visitor(Client):
         """Carry bytes both ways until nothing moves, and nobody asks the poller for more."""
         self.edge.open()
         for _ in range(200):
-            if not self.carry() and self.wire not in self.front.turns.writers:
+            if not self.carry() and not self.wire.is_behind and self.wire not in self.front.turns.writers:
                 return
         raise AssertionError("the two ends never came to rest")

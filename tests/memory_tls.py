@@ -116,6 +116,8 @@ class Wire(TLSTransport):
         self._arrived = b""
         #: Whether there is something that was not read when the poller said so: it says so again.
         self.is_readable = False
+        #: Whether OpenSSL has something that was not read, of which the poller says nothing.
+        self.is_held = False
         super().__init__(self.bios, protocol, front.turns, front.farewells)
         self.startReading()
 
@@ -127,17 +129,23 @@ class Wire(TLSTransport):
     def deliver(self) -> None:
         """Hand over what has come, a record at a time, as the socket would: as long as it is read, and then that the peer is gone."""
         while (self._arrived or self.is_readable) and self in self.reactor.readers:
-            if not self.is_readable:
+            if not (self.is_readable or self.is_held):
                 data = self._arrived
                 size = 5 + int.from_bytes(data[3:5], "big") if data[0] in range(20, 25) else len(data)
                 record, self._arrived = data[:size], data[size:]
                 self.bios.bio_write(record)
             self.doRead()
-            if self.is_readable:
+            if self.is_readable or self.is_held:
                 return
         if self.peer_hung_up and self in self.reactor.readers:
             self.bios.bio_shutdown()
             self.reactor.run(self.doRead)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether something has come that is still to be read, in this turn or the next."""
+        unread = self._is_open() and (self.is_readable or self.is_held)
+        return self in self.reactor.readers and bool(self._arrived or unread)
 
     def taken(self) -> bytes:
         """Return what was sent since the last call."""
