@@ -652,6 +652,32 @@ class ConfigTests(Base):
         self.assertEqual(result.exit_code, 1)
         self.assertIn("route[1].wsgi: nowhere_at_all:app: ModuleNotFoundError", result.stderr)
 
+    def test_every_mistake_at_once(self) -> None:
+        """Lost: what is found on a second run only, after the first mistake is put right."""
+        self.configure(
+            *("[[route]]", 'path = "/x"', 'allow = ["alcie"]', 'static = "gone"', "listing = 1"),
+            *("[[route]]", 'path = "//"', 'allow = ["*"]', 'wsgi = "nowhere_at_all:app"'),
+        )
+        result = self.bare("check", str(self.config))
+        self.assertEqual((result.exit_code, result.stdout), (1, ""))
+        self.assertEqual(
+            result.stderr.splitlines(),
+            [
+                f"mtlsd: {self.config}: route[1].listing: true or false is wanted",
+                f"mtlsd: {self.config}: route[2].path: no request can have this path: a path may not have an empty segment",
+                f"mtlsd: {self.config}: route[1].static: {self.work}/gone is not a folder",
+                f"mtlsd: {self.config}: route[2].wsgi: nowhere_at_all:app: ModuleNotFoundError: No module named 'nowhere_at_all'",
+                f"mtlsd: warning: {self.config}: route[1].allow: unknown client alcie",
+            ],
+        )
+
+    def test_a_mistake_in_the_folder_of_clients(self) -> None:
+        """Lost: the one mistake, among a warning for every client of another folder."""
+        self.config.write_text('[server]\ncerts = ""\n[groups]\nops = ["alice"]\n')
+        self.one_line(self.bare("check", str(self.config)), 1, "server.certs: a path is wanted")
+        result = self.bare("check", str(self.config), "--certs", str(self.certs))
+        self.assertEqual(len(result.stderr.splitlines()), 1)
+
     def test_warnings(self) -> None:
         """Lost: a misspelt name, which locks out whoever it was meant for; but it may be enrolled tomorrow."""
         self.configure("[[route]]", 'path = "/x"', 'allow = ["alcie"]', 'static = "/"')

@@ -247,14 +247,20 @@ def check(file: Path, certs: Path | None) -> int:
 
     What routes lead to is looked for as the server does it: folders are looked at, modules are imported.
     """
+    mistakes: list[str] = []
+    config: Config | None
     try:
         config = read(file)
-        mistakes = missing(config.rules, file.parent)
     except ConfigError as error:
-        config, mistakes = None, list(error.mistakes)
+        config, mistakes = error.seen, list(error.mistakes)
+    if config is not None:
+        mistakes += missing(config.rules, file.parent)
     for mistake in mistakes:
         complain(f"{file}: {mistake}")
     if config is None:
+        return REFUSED
+    if certs is None and any(mistake.startswith("server.certs:") for mistake in mistakes):
+        # Who is known stands in a folder of which nobody knows which it is.
         return REFUSED
     try:
         known = looked_at(certs or _certs_of(config)).snapshot.clients()
