@@ -42,10 +42,15 @@ ROUTE_KEYS = ("path", "allow", "methods", "strip", *_DESTINATIONS, *_SWITCHES, *
 
 
 class ConfigError(SettingsError):
-    """A configuration file is wrong.  ``mistakes`` are all there are, a line each; the text is all of them in one."""
+    """A configuration file is wrong.  ``mistakes`` are all there are, a line each; the text is all of them in one.
 
-    def __init__(self, path: Path, mistakes: Iterable[str]) -> None:
+    ``seen`` is what could be read of it all the same, ``None``: nothing.  It is there to be looked over, for what else is
+    wrong, and must never be in force: a rule with a mistake says less than it should, or more.
+    """
+
+    def __init__(self, path: Path, mistakes: Iterable[str], seen: Config | None = None) -> None:
         self.mistakes = tuple(mistakes)
+        self.seen = seen
         super().__init__(f"{printable(str(path))}: {'; '.join(self.mistakes)}")
 
 
@@ -89,7 +94,7 @@ def parse(text: str, path: Path) -> Config:
     reading = _Reading(path.parent)
     config = reading.config(document)
     if reading.mistakes:
-        raise ConfigError(path, reading.mistakes)
+        raise ConfigError(path, reading.mistakes, config)
     return config
 
 
@@ -141,7 +146,6 @@ class _Reading:
             if not isinstance(table, dict):
                 self._wrong(where, "a table is wanted")
                 continue
-            before = len(self.mistakes)
             path = self._path(f"{where}.path", table.get("path"))
             if path is not None and first.setdefault(path, number) != number:
                 self._wrong(f"{where}.path", f"it is the path of route[{first[path]}] too")
@@ -154,8 +158,10 @@ class _Reading:
             destination = self._destination(where, table)
             if methods is not None and b"GET" not in methods and isinstance(destination, Upstream) and destination.upgrade:
                 self._wrong(f"{where}.upgrade", "it is asked for with GET, which is not in methods")
-            if len(self.mistakes) == before and path is not None and destination is not None:
-                routes.append(Route(number, path, Allow.of(allow), destination, methods, strip))
+            if isinstance(destination, Static) and methods and methods.isdisjoint((b"GET", b"HEAD")):
+                self._wrong(f"{where}.methods", "files are there for GET and HEAD, so no request gets here")
+            # Where something is wrong with it, none of the rules is ever in force (see ConfigError.seen).
+            routes.append(Route(number, path or b"", Allow.of(allow), destination or Upstream(()), methods, strip))
         return routes
 
     def _path(self, where: str, value: object) -> bytes | None:
@@ -264,7 +270,17 @@ class _Reading:
             return tuple(self._target(value))
         if value == []:
             self._wrong(where, "it names no server")
-        texts = self._texts(where, value, lambda text: _wrong_target(text, self._base, remote=remote))
+        spelled: dict[object, str] = {}
+
+        def check(text: str) -> str | None:
+            wrong = _wrong_target(text, self._base, remote=remote)
+            if wrong is not None:
+                return wrong
+            (server,) = map(_one_spelling, self._target(text))
+            first = spelled.setdefault(server, text)
+            return None if first == text else f"it is there twice: {first} is the same server"
+
+        texts = self._texts(where, value, check)
         return tuple(target for text in texts for target in self._target(text))
 
     def _target(self, text: str) -> Iterator[Target]:
@@ -289,6 +305,16 @@ class _Reading:
             elif isinstance(entry, str):
                 texts.append(entry)
         return texts
+
+
+def _one_spelling(target: Target) -> object:
+    """Return what is the same for two targets that are one server, as far as their text can tell."""
+    if target.path is not None:
+        return target.path
+    try:
+        return ip_address(target.host), target.port
+    except ValueError:
+        return target.host.lower(), target.port
 
 
 def _wrong_target(text: str, base: Path, *, remote: bool) -> str | None:

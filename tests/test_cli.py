@@ -666,6 +666,32 @@ class ConfigTests(Base):
         self.assertEqual(result.exit_code, 1)
         self.assertIn("route[1].wsgi: nowhere_at_all:app: ModuleNotFoundError", result.stderr)
 
+    def test_every_mistake_at_once(self) -> None:
+        """Lost: what is found on a second run only, after the first mistake is put right."""
+        self.configure(
+            *("[[route]]", 'path = "/x"', 'allow = ["alcie"]', 'static = "gone"', "listing = 1"),
+            *("[[route]]", 'path = "//"', 'allow = ["*"]', 'wsgi = "nowhere_at_all:app"'),
+        )
+        result = self.bare("check", str(self.config))
+        self.assertEqual((result.exit_code, result.stdout), (1, ""))
+        self.assertEqual(
+            result.stderr.splitlines(),
+            [
+                f"mtlsd: {self.config}: route[1].listing: true or false is wanted",
+                f"mtlsd: {self.config}: route[2].path: no request can have this path: a path may not have an empty segment",
+                f"mtlsd: {self.config}: route[1].static: {self.work}/gone is not a folder",
+                f"mtlsd: {self.config}: route[2].wsgi: nowhere_at_all:app: ModuleNotFoundError: No module named 'nowhere_at_all'",
+                f"mtlsd: warning: {self.config}: route[1].allow: unknown client alcie",
+            ],
+        )
+
+    def test_a_mistake_in_the_folder_of_clients(self) -> None:
+        """Lost: the one mistake, among a warning for every client of another folder."""
+        self.config.write_text('[server]\ncerts = ""\n[groups]\nops = ["alice"]\n')
+        self.one_line(self.bare("check", str(self.config)), 1, "server.certs: a path is wanted")
+        result = self.bare("check", str(self.config), "--certs", str(self.certs))
+        self.assertEqual(len(result.stderr.splitlines()), 1)
+
     def test_warnings(self) -> None:
         """Lost: a misspelt name, which locks out whoever it was meant for; but it may be enrolled tomorrow."""
         self.configure("[[route]]", 'path = "/x"', 'allow = ["alcie"]', 'static = "/"')
@@ -709,7 +735,31 @@ class ConfigTests(Base):
     def test_a_client_that_is_none(self) -> None:
         """Lost: that the rules allow somebody whom the door does not know."""
         self.configure()
-        result = self.route("--client", "zo\x1be", "GET", "/admin")
-        self.assertEqual(result.exit_code, 1)
-        self.assertEqual(result.stderr, "mtlsd: zo\\x1be has no certificate in the folder, so the door would not open\n")
-        self.assertNotIn("\x1b", result.stdout)
+        for client, shown in (("zo\x1be", "zo\\x1be"), ("alice", "alice")):
+            if client == "alice":
+                # By every authorized client is meant who gets in.
+                self.run_it("revoke", "alice")
+                self.configure("[[route]]", 'path = "/"', 'allow = ["*"]', 'static = "/"')
+            result = self.route("--client", client, "GET", "/")
+            self.assertEqual((result.exit_code, result.stderr), (1, ""))
+            self.assertEqual(
+                result.stdout,
+                f"refused: {shown} GET /: no certificate of {shown} would be let in, so the door does not open\n",
+            )
+
+    def test_what_the_door_says_by_itself(self) -> None:
+        """Lost: 405, 501 and 400 on the live server, after a word that all is well."""
+        self.configure()
+        for method, target, status in (
+            ("DELETE", "/admin/x", 405),
+            ("FOO", "/admin/x", 501),
+            ("GET", "/admin#x", 400),
+            ("GET", "/admin x", 400),
+            ("GET", "*", 405),
+        ):
+            result = self.route("--client", "alice", method, target)
+            self.assertEqual((result.exit_code, result.stdout[:18]), (1, f"refused with {status}: "), (method, target))
+        for method, target in (("GET", "https://host/admin/x"), ("OPTIONS", "*")):
+            self.assertEqual(self.route("--client", "alice", method, target).exit_code, 0, target)
+        told = json.loads(self.route("--client", "alice", "OPTIONS", "*", "--json").stdout)
+        self.assertEqual((told["allowed"], told["status"], told["destination"]), (True, 200, "the door itself"))

@@ -164,6 +164,20 @@ upstrem = "x"
         """An empty list is rarely what is meant, and looks like no limit."""
         self.assertEqual(mistakes(route(allow="allow = []")), ["route[0].allow: it names nobody, so no request gets here"])
         self.assertEqual(mistakes(route("methods = []")), ["route[0].methods: it names no method, so no request gets here"])
+        said = ["route[0].methods: files are there for GET and HEAD, so no request gets here"]
+        self.assertEqual(mistakes(route('methods = ["POST", "PUT"]')), said)
+        for good in ('["GET"]', '["POST", "HEAD"]'):
+            self.assertEqual(mistakes(route(f"methods = {good}")), [], good)
+        self.assertEqual(mistakes(route('methods = ["POST"]', to='wsgi = "a:b"')), [])
+
+    def test_what_is_seen_of_a_file_that_is_wrong(self) -> None:
+        """One mistake would hide the next: a folder that is gone, a name that is misspelt."""
+        text = route('methods = "GET"', path='path = "//"', to='static = "gone"') + route(allow='allow = ["alcie"]', to="")
+        seen = self.assertRaises(ConfigError, parse, text, FILE).seen
+        assert seen is not None
+        self.assertEqual(seen.rules.routes[0].destination, Static(FILE.parent / "gone"))
+        self.assertEqual(seen.unknown(["alice"]), ["route[1].allow: unknown client alcie"])
+        self.assertIsNone(self.assertRaises(ConfigError, parse, "[", FILE).seen)
 
     def test_one_destination(self) -> None:
         """Of two, one would be passed over in silence."""
@@ -261,6 +275,21 @@ upstrem = "x"
         self.assertEqual(mistakes(route(to="upstream = 1")), ["route[0].upstream: a list is wanted"])
         two = 'upstream = ["http://localhost:1", "http://localhost:1"]'
         self.assertEqual(mistakes(route(to=two)), ["route[0].upstream[1]: it is there twice"])
+
+    def test_one_server_in_two_spellings(self) -> None:
+        """It would get two turns, and a request that it has failed would be tried there again."""
+        for first, second in (
+            ("http://127.0.0.1:8000", "http://127.0.0.1:8000/"),
+            ("http://127.0.0.1:8000", "http://127.0.0.1:08000"),
+            ("http://[::1]:80", "http://[0:0::1]:80/"),
+            ("http://LOCALHOST:80", "http://localhost:80"),
+            ("http+unix:/run/app.sock", "http+unix:/run//./app.sock"),
+            ("http+unix:/etc/mtlsd/app.sock", "http+unix:app.sock"),
+        ):
+            to = f'upstream = ["http://127.0.0.1:1", "{first}", "{second}"]'
+            said = f"route[0].upstream[2]: it is there twice: {first} is the same server"
+            self.assertEqual(mistakes(route("allow_remote = true", to=to)), [said])
+        self.assertEqual(mistakes(route(to='upstream = ["http://127.0.0.1:1", "http://127.0.0.1:2", "http://[::1]:1"]')), [])
 
     def test_a_socket_whose_path_is_too_long(self) -> None:
         """No socket can be there (unix(7)): every request would wait for its deadline, and fail."""

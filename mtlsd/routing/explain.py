@@ -13,7 +13,10 @@ _OWN = RESERVED.encode()
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """``status`` is what the door would answer by itself, ``None`` where the request goes on to ``destination``."""
+    """``destination`` is who would get the request; ``None``: it is refused.
+
+    ``status`` is what the door would answer by itself, ``None`` where it is not the door that answers, or where nobody does.
+    """
 
     client: str
     groups: tuple[str, ...]
@@ -26,7 +29,7 @@ class Answer:
 
     @property
     def allowed(self) -> bool:
-        return self.status is None
+        return self.destination is not None
 
     @property
     def upgrade(self) -> bool:
@@ -57,10 +60,11 @@ class Answer:
 
     def as_text(self) -> str:
         """Return it as one line for a person."""
-        if self.status is None:
+        if self.allowed:
             upgrade = ", also to be upgraded" if self.upgrade else ""
             return f"allowed: {self.client} {self.method} {self.path} goes to {self.destination}{upgrade} ({self.reason})"
-        return f"refused with {int(self.status)}: {self.client} {self.method} {self.path}: {self.reason}"
+        status = "" if self.status is None else f" with {int(self.status)}"
+        return f"refused{status}: {self.client} {self.method} {self.path}: {self.reason}"
 
 
 def answered(rules: Rules, client: str, own: tuple[str, ...], method: str, target: str) -> Answer:
