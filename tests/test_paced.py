@@ -79,7 +79,7 @@ class PacedTests(SynchronousTestCase):
         self.gate.protocol.stopProducing()
 
     def get(self, application: Callable[[dict[str, Any], Any], Iterable[bytes]], *more: bytes) -> bytes:
-        door = FrontDoor(Application(Threads(), application, lambda: Flag(self.wait)))
+        door = FrontDoor(Application(Threads(), Threads(), application, lambda: Flag(self.wait)))
         door.connect(self.gate)
         self.gate.protocol.dataReceived(ask("/") + b"".join(more))
         return self.gate.taken()

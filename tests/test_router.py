@@ -50,9 +50,6 @@ class Told(Resource):
 class Threads(Clock):
     """A reactor whose threads are this one."""
 
-    def getThreadPool(self) -> Threads:
-        return self
-
     def callInThread(self, call: Callable[..., object], *arguments: object) -> None:
         call(*arguments)
 
@@ -118,7 +115,7 @@ class RouterTestCase(SynchronousTestCase):
         self.folder = Path(self.mktemp()).resolve()
         self.folder.mkdir()
         self.config = self.folder / "mtlsd.toml"
-        self.resources = Resources(Threads(), self.config)
+        self.resources = Resources(Threads(), self.config, Threads())
         self.own = make_root(lambda: NOW)
         self.door = FrontDoor(self.own)
         self.backends = Backends(Threads(), self.door.deadlines, self.door.site.names)

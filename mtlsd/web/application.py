@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from twisted.python.threadpool import ThreadPool
 from twisted.web.resource import Resource
 from twisted.web.wsgi import WSGIResource
 
@@ -20,15 +21,42 @@ from mtlsd.web.request import Request, identity
 _UNSAFE_IN_NAME = re.compile(r'\\?[^\x20-\x7e]|\\?[";\r\n]')
 
 
+#: Requests that the applications of a service answer at a time.
+_THREADS = 10
+
+
+class _Daemon(threading.Thread):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options, daemon=True)
+
+
+class ApplicationThreads(ThreadPool):
+    """The threads of the applications, which wait for slow clients; apart from the reactor's, which look up names.
+
+    The reactor waits for its own at the end, while an application's may be waiting for the reactor to take a piece of its
+    answer.  Nobody waits for these: what was to be answered had its time while the service drained.
+    """
+
+    threadFactory = _Daemon
+
+    def __init__(self) -> None:
+        super().__init__(0, _THREADS, "application")
+        # None is there before the first request: twistd forks first.
+        self.start()
+
+
 class Application(Resource):
-    """Serves a WSGI application (PEP 3333), on the reactor's threads, which wait for slow clients."""
+    """Serves a WSGI application (PEP 3333) on *threads*."""
 
     isLeaf = True
 
-    def __init__(self, reactor: Any, application: WsgiApplication, flag: Callable[[], Flag] = threading.Event) -> None:
+    def __init__(
+        self, reactor: Any, threads: Any, application: WsgiApplication, flag: Callable[[], Flag] = threading.Event
+    ) -> None:
         super().__init__()
         self._flag = flag
         self._reactor = reactor
+        self._threads = threads
         self._application = application
 
     def render(self, request: Request) -> Any:
@@ -45,7 +73,7 @@ class Application(Resource):
             return self._application(environ, start_response)
 
         answer = paced(told, Taker(self._reactor, request, self._flag()))
-        return WSGIResource(self._reactor, self._reactor.getThreadPool(), answer).render(request)
+        return WSGIResource(self._reactor, self._threads, answer).render(request)
 
 
 def environ_of(request: Request, client: Identity) -> Environ:

@@ -20,7 +20,7 @@ from mtlsd.proxy.exchange import Exchange
 from mtlsd.routing.paths import PathError, canonical
 from mtlsd.routing.rules import RESERVED, Destination, Made, Routed, Rules, Static, Target, Upstream, Wsgi
 from mtlsd.text import shortened
-from mtlsd.web.application import Application
+from mtlsd.web.application import Application, ApplicationThreads
 from mtlsd.web.claims import without_claims
 from mtlsd.web.files import Files
 from mtlsd.web.message import Message
@@ -148,9 +148,10 @@ class Router:
 class Resources:
     """Makes what the routes lead to, each once: an application keeps its state over a reload of the configuration."""
 
-    def __init__(self, reactor: Any, config: Path) -> None:
-        """*config* is the configuration file."""
+    def __init__(self, reactor: Any, config: Path, threads: Any = None) -> None:
+        """*config* is the configuration file, *threads* a pool for applications; default: one of their own."""
         self._reactor = reactor
+        self._threads = ApplicationThreads() if threads is None else threads
         self._config = config
         self._made: Mapping[Destination, IResource] = {}
 
@@ -176,7 +177,7 @@ class Resources:
         if isinstance(destination, Static):
             return Files(what, listing=destination.listing)
         if not isinstance(destination, Made):
-            return Application(self._reactor, what)
+            return Application(self._reactor, self._threads, what)
         try:
             resource: IResource = what()
         except Exception as error:

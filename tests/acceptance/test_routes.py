@@ -289,3 +289,16 @@ class SlowClientTests(AcceptanceTestCase):
             self.stalled()
             self.assertEqual(self.server.stop(), 0)
             self.assert_quiet(self.server)
+
+    def test_the_end_of_the_service_in_full_flow(self) -> None:
+        """A thread whose piece the reactor has not taken would wait for it, and the reactor for the thread: a stop would never end."""
+        for _ in range(5):
+            with TlsClient(self.server.port, self.alice) as client:
+                client.handshake().send(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                for _ in range(50):
+                    client.receive()
+                self.server.signal(signal.SIGTERM)
+                client.wait_until_cut()
+            self.assertEqual(self.server.wait(), 0)
+            self.server = self.serve("--config", self.config, "--drain-timeout", "1")
+        self.assertEqual(self.server.stop(), 0)
