@@ -33,6 +33,12 @@ TRUSTED = (
     ),
     *("Remote-Groups", "X-Remote-Group", "X-MS-Client-Principal-Name", "X-Goog-Authenticated-User-Email", "Tailscale-User-Login"),
     *("Client-IP", "Proxy"),
+    *("WL-Proxy-Client-Cert", "WL-Proxy-Client-IP", "WL-Proxy-SSL", "Proxy-Client-IP", "-WSCC", "-WSRU", "-WSSSL", "Iv-User"),
+    *("Iv-Groups", "SM-User", "SM-UserDN", "SMUSER", "OAM-Remote-User", "OIDC-Claim-Sub", "OIDC-Access-Token"),
+    *("Cf-Access-Authenticated-User-Email", "Cf-Access-Jwt-Assertion", "X-Amzn-Oidc-Identity", "X-Goog-Iap-Jwt-Assertion"),
+    *("X-ClientCert", "X-ClientCert-DN", "SSLClientCert", "X-SSLClientCert", "X-Original-Forwarded-For"),
+    *("X-Envoy-External-Address", "X-Envoy-Original-Path"),
+    *("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-Method"),
     *("X-ARR-ClientCert", "X-Amzn-Mtls-Clientcert", "True-Client-IP", "X-Auth-Request-Email", "X-Original-URL", "X-Rewrite-URL"),
 )
 HARMLESS = (
@@ -49,6 +55,13 @@ HARMLESS = (
     "Proxy-Status",
     "Remote",
     "Client",
+    "X-HTTP-Method-Overrides",
+    "Method",
+    "OIDC",
+    "SM",
+    "X-Amzn-Trace-Id",
+    "CF-Ray",
+    "Smoke-User",
 )
 
 
