@@ -159,4 +159,11 @@ class EnvironTests(SynchronousTestCase):
     @given(st.text(max_size=30))
     def test_any_text(self, subject: str) -> None:
         """PEP 3333 wants latin-1; whoever writes a header of it wants one line."""
-        self.assertRegex(self.environ(subject)["SSL_CLIENT_S_DN"], r"\A[ !#-:<-~]*\Z")
+        self.assertRegex(self.environ(subject)["SSL_CLIENT_S_DN"], r"\A[ !#-&(-:<-~]*\Z")
+
+
+class QuoteTests(SynchronousTestCase):
+    def test_a_single_quote(self) -> None:
+        """It ends a text in a shell, in SQL and in JavaScript."""
+        environ = EnvironTests().environ("CN=O'Brien \\' --")
+        self.assertEqual(environ["SSL_CLIENT_S_DN"], "CN=O\\27Brien \\27 --")

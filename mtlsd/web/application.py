@@ -17,7 +17,7 @@ from mtlsd.web.request import Request, identity
 Environ: TypeAlias = dict[str, Any]
 
 # RFC 4514 2.4 lets any character be written as its UTF-8 in hex.  An escaped one (`\"`) is written so as a whole.
-_UNSAFE_IN_NAME = re.compile(r'\\?[^\x20-\x7e]|\\?[";\r\n]')
+_UNSAFE_IN_NAME = re.compile(r'\\?[^\x20-\x7e]|\\?[";\'\r\n]')
 
 
 class Application(Resource):
