@@ -376,3 +376,61 @@ class PoolTests(ProxyTestCase):
         self.refuse()
         # One line for the request, and none for each server that is known to be down.
         self.assertEqual(len(self.said), said + 1)
+
+
+class RetryTests(ProxyTestCase):
+    """A request is asked for a second time at most once, whatever it meets: three times is what brings down who is left."""
+
+    def both_kept(self) -> tuple[Wire, Wire]:
+        """Return a connection to each server of /api that has served and waits; the first one's turn is next."""
+        wires = []
+        for _ in range(2):
+            self.ask("/api")
+            wires.append(self.connected())
+            wires[-1].answer(OK)
+            wires[-1].sent()
+        return wires[0], wires[1]
+
+    def fails(self, gate: Gate) -> None:
+        self.assertEqual((Answer(gate.taken()).status, len(self.said)), (502, 1))
+
+    def test_kept_and_dead_and_dead_again(self) -> None:
+        """Of two servers: the second attempt, on a new connection to the first one, is the last."""
+        first, second = self.both_kept()
+        gate = self.ask("/api")
+        first.lose()
+        fresh = self.connected()
+        self.assertEqual([wire.sent().count(b"GET ") for wire in (first, fresh)], [1, 1])
+        fresh.lose(ConnectionLost())
+        self.fails(gate)
+        self.assertEqual((second.sent(), len(self.attempts())), (b"", 3))
+
+    def test_new_and_dead_then_kept_and_dead(self) -> None:
+        """The second attempt, on a connection to the other server that was kept, is the last."""
+        first, second = self.both_kept()
+        first.lose()
+        gate = self.ask("/api")
+        fresh = self.connected()
+        fresh.lose(ConnectionLost())
+        self.assertEqual([wire.sent().count(b"GET ") for wire in (fresh, second)], [1, 1])
+        second.lose()
+        self.fails(gate)
+        self.assertEqual(len(self.attempts()), 3)
+
+    def test_two_that_were_kept(self) -> None:
+        """Where one had ended, so may all have that were kept: the second attempt is on a new connection."""
+        gates = [self.ask(), self.ask()]
+        wires = [self.connected(0), self.connected(1)]
+        for wire in wires:
+            wire.answer(OK)
+            wire.sent()
+        self.assertEqual([Answer(gate.taken()).status for gate in gates], [200, 200])
+        gate = self.ask()
+        wires[1].lose()
+        self.assertEqual([wire.sent().count(b"GET ") for wire in wires], [0, 1])
+        fresh = self.connected(2)
+        self.assertEqual(fresh.sent().count(b"GET "), 1)
+        wires[0].lose()
+        fresh.lose()
+        self.fails(gate)
+        self.assertEqual(len(self.attempts()), 3)

@@ -200,3 +200,26 @@ class ResponseTests(SynchronousTestCase):
                 found.end()
             except BadResponse as error:
                 self.assertNotIn("\n", str(error))
+
+
+class SecondRuleTests(SynchronousTestCase):
+    """What llhttp does not tell of, or refuses by itself."""
+
+    def test_a_chunk_that_has_only_begun(self) -> None:
+        """To HEAD, the size of a chunk is a body that should not have come: its rest would be the next client's answer."""
+        for data in (b"2", b"2\r\n", b"0\r\n", b"0\r\nA: ", b"2;x"):
+            found = read(OK + b"Transfer-Encoding: chunked\r\n\r\n" + data, is_head=True)
+            self.assertEqual((found.done, found.pieces, found.reusable), (True, [], False), data)
+
+    def test_a_closing_answer_stays_one(self) -> None:
+        """However clean the end of its head is."""
+        for data in (b"Connection: close\r\nContent-Length: 2\r\n\r\n", b"Connection: close\r\n\r\n"):
+            self.assertFalse(read(OK + data, is_head=True).reusable, data)
+
+    def test_two_lengths(self) -> None:
+        """One that is refused only where a body follows is the other one's answer to HEAD."""
+        for lengths in (b"Content-Length: 2\r\nContent-Length: 2\r\n", b"content-length: 0\r\nX: y\r\nCONTENT-LENGTH: 3\r\n"):
+            for status in (b"200 OK", b"204 No Content", b"304 Not Modified", b"103 Early Hints"):
+                for is_head in (False, True):
+                    with self.assertRaises(BadResponse):
+                        read(b"HTTP/1.1 " + status + b"\r\n" + lengths + b"\r\n", is_head=is_head)

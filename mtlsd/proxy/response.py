@@ -110,7 +110,8 @@ class ResponseParser:
         if self.done:
             self.reusable = self.reusable and not self._excess
             if self._is_head:
-                # llhttp does not know of HEAD: only where the head ends the piece is it certain that nothing followed.
+                # llhttp does not know of HEAD, and tells nothing of a chunk before its size is complete: only where the head
+                # ends the piece is it certain that nothing followed.
                 self.reusable = self.reusable and data.endswith(b"\r\n\r\n")
 
     def end(self) -> None:
@@ -188,7 +189,8 @@ class ResponseParser:
             lengths is not None or len(codings) > 1 or codings[0].lower() != b"chunked" or parser.get_http_version() != "1.1"
         ):
             raise BadResponse("it has a transfer coding that can be read in two ways")
-        if lengths is not None and (len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > _LENGTH_DIGITS):
+        # Two of them llhttp refuses itself.
+        if lengths is not None and (not lengths[0].isdigit() or len(lengths[0]) > _LENGTH_DIGITS):
             raise BadResponse("its length can be read in two ways")
         self._is_chunked = codings is not None
         length = int(lengths[0]) if lengths is not None else None

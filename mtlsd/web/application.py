@@ -18,7 +18,7 @@ from mtlsd.web.paced import Environ, Flag, Taker, WsgiApplication, paced
 from mtlsd.web.request import Request, identity
 
 # RFC 4514 2.4 lets any character be written as its UTF-8 in hex.  An escaped one (`\"`) is written so as a whole.
-_UNSAFE_IN_NAME = re.compile(r'\\?[^\x20-\x7e]|\\?[";\r\n]')
+_UNSAFE_IN_NAME = re.compile(r'\\?[^\x20-\x7e]|\\?[";\'\r\n]')
 
 
 #: Requests that the applications of a service answer at a time.

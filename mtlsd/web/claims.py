@@ -19,6 +19,12 @@ _CLAIM = re.compile(
     rb"|x-amzn-mtls-.*|x-auth-request-.*|x-authenticated-.*|x-webauth-.*|x-original-ur[li]|x-rewrite-url"
     rb"|remote-(groups|name|email)|x-remote-group|x-ms-client-principal(-.*)?|x-goog-authenticated-user-.*|tailscale-user-.*"
     rb"|client-ip|x-originating-ip|fastly-client-ip"
+    # Of other front doors: WebLogic's plug-in, WebSphere's ($WSCC, $WSRU, ...), WebSEAL, SiteMinder, Oracle's WebGate,
+    # mod_auth_openidc, Cloudflare, AWS, Google, Envoy, ingress-nginx; and names that F5s and Apaches are told to set.
+    rb"|wl-proxy-.*|proxy-client-ip|-ws[a-z]{2,3}|iv-.*|sm-.*|smuser|oam-.*|oidc-.*|cf-access-.*|x-amzn-oidc-.*|x-goog-iap-.*|x-envoy-.*"
+    rb"|x-original-forwarded-.*|(x-)?(ssl-?)?clientcert(-.*)?"
+    # A method other than the one that `methods` was asked about.
+    rb"|x-http-method(-override)?|x-method-override|x-original-method"
     # CVE-2016-5385: CGI makes HTTP_PROXY of it, and what runs there asks the client's proxy.
     rb"|proxy"
 )

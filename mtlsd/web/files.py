@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
+import stat
 from typing import Any, cast
 
-from twisted.web.http import datetimeToString
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
+from twisted.web.server import NOT_DONE_YET
 from twisted.web.static import File, getTypeAndEncoding
 
+from mtlsd.web.preconditions import NOT_MODIFIED, State
 from mtlsd.web.site import Missing
 
 #: As many ranges as a player of videos or a reader of archives asks for.  Each may be the whole file (CVE-2011-3192).
@@ -58,22 +59,34 @@ class Files(File):
         return Missing() if not path and isinstance(child, Files) and child.isdir() else child
 
     def render_GET(self, request: Any) -> Any:
-        """Send the file, or the ranges of it that are asked for."""
+        """Send the file, or the ranges of it that are asked for, or that it is not what is asked for."""
         # What a browser takes for another type than it is, is somebody else's page.
         request.setHeader(b"X-Content-Type-Options", b"nosniff")
         headers = request.requestHeaders
-        if headers.hasHeader(b"Range") and not self._has_use_for_ranges(headers):
-            # RFC 9110 14.2: the whole, then.
-            headers.removeHeader(b"Range")
+        # The file may change before it is opened: then this is the tag of what was there before, and matches no more.
+        state = self._state()
+        if state is not None:
+            refusal = state.refusal(headers)
+            if refusal is not None:
+                return _refused(request, state, refusal)
+            request.setHeader(b"ETag", state.tag)
+            if headers.hasHeader(b"Range") and not (_can_be_read(headers) and state.has_ranges_for(headers)):
+                # RFC 9110 14.2: the whole, then.
+                headers.removeHeader(b"Range")
+        # It has had its answer; Twisted would ask it without looking at the others.
+        headers.removeHeader(b"If-Modified-Since")
         return super().render_GET(request)
 
-    def _has_use_for_ranges(self, headers: Any) -> bool:
-        ranges = headers.getRawHeaders(b"Range")
-        if len(ranges) != 1 or not _RANGES.fullmatch(ranges[0]):
-            return False
-        # RFC 9110 13.1.5: parts of another state of the file are not wanted.  (Twisted rounds Last-Modified up.)
-        wanted = headers.getRawHeaders(b"If-Range")
-        return wanted is None or wanted == [datetimeToString(math.ceil(self.getModificationTime()))]
+    render_HEAD = render_GET
+
+    def _state(self) -> State | None:
+        """Return the state of the file; ``None`` where there is none that can be sent, whatever the condition."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        is_sent = stat.S_ISREG(found.st_mode) and os.access(self.path, os.R_OK)
+        return State.of(found.st_mtime_ns, found.st_size) if is_sent else None
 
     def _rangeToOffsetAndSize(self, start: int | None, end: int | None) -> tuple[int, int]:
         # RFC 9110 14.1.2: the last 1,000 bytes of a file of 10 are the 10; Twisted's would begin before the first.
@@ -81,3 +94,20 @@ class Files(File):
             end = min(end, self.getFileSize())
         found: tuple[int, int] = super()._rangeToOffsetAndSize(start, end)
         return found
+
+
+def _can_be_read(headers: Any) -> bool:
+    ranges = headers.getRawHeaders(b"Range")
+    return len(ranges) == 1 and _RANGES.fullmatch(ranges[0]) is not None
+
+
+def _refused(request: Any, state: State, status: int) -> Any:
+    if status == NOT_MODIFIED:
+        request.setResponseCode(status)
+        request.setHeader(b"ETag", state.tag)
+        request.setLastModified(state.modified)
+        # Not by returning nothing, of which the length would be told: that of a 304 is the file's (RFC 9110 8.6).
+        request.finish()
+    else:
+        request.answer(status, "the file is in another state")
+    return NOT_DONE_YET
