@@ -434,3 +434,40 @@ class RetryTests(ProxyTestCase):
         fresh.lose()
         self.fails(gate)
         self.assertEqual(len(self.attempts()), 3)
+
+
+class PassedOnAsItIsTests(ProxyTestCase):
+    """What docs/routes.md says of answers that have more to them than a head and a body."""
+
+    def test_more_than_was_asked_for(self) -> None:
+        """The answer is whole, and the client's: what is behind it reaches nobody, and the connection serves nobody any more."""
+        gate = self.ask()
+        wire = self.connected()
+        wire.answer(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        data = gate.taken()
+        self.assertEqual((Answer(data).status, Answer(data).body, wire.aborted, gate.aborted), (200, b"hi", True, False))
+        self.assertNotIn(b"evil", data)
+
+    def test_a_location(self) -> None:
+        """docs/migrating.md says that it stays as it is, with a prefix taken off too."""
+        for location in ("http://127.0.0.1:8001/new", "/new"):
+            gate = self.ask("/api/old")
+            wire = self.connected()
+            self.assertTrue(wire.sent().startswith(b"GET /old "))
+            wire.answer(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location.encode() + b"\r\n\r\n")
+            self.assertEqual(Answer(gate.taken()).headers["location"], location)
+
+    def test_trailers(self) -> None:
+        """Neither way: an application, or a client, that takes one for a header would be told what nobody has judged."""
+        gate = self.ask("/x", "POST", "Transfer-Encoding: chunked", "Trailer: X-T")
+        gate.protocol.dataReceived(b"3\r\nabc\r\n0\r\nX-T: from-client\r\n\r\n")
+        wire = self.connected()
+        sent = wire.sent()
+        self.assertTrue(sent.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n"), sent)
+        wire.answer(
+            b"HTTP/1.1 200 OK\r\nTrailer: X-T\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nX-T: from-server\r\n\r\n"
+        )
+        data = gate.taken()
+        self.assertTrue(data.endswith(b"\r\n\r\n2\r\nhi\r\n0\r\n\r\n"), data)
+        for told in (sent, data):
+            self.assertNotIn(b"X-T", told)
