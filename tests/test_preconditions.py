@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import tempfile
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
+from twisted.web.static import File
 
+from mtlsd.web.files import Files
 from mtlsd.web.preconditions import State
-from tests.site_in_memory import Answer
+from tests.site_in_memory import Answer, Gate, ask
 from tests.test_router import RouterTestCase
 
 #: 14 Nov 2023 22:13:20 GMT, and some nanoseconds.
 MODIFIED = 1_700_000_000_123_456_789
 BEFORE, SAME, LATER = "Tue, 14 Nov 2023 22:13:20 GMT", "Tue, 14 Nov 2023 22:13:21 GMT", "Tue, 14 Nov 2023 22:13:22 GMT"
 WHOLE = b"0123456789"
+
+
+def vanished() -> Files:
+    with tempfile.NamedTemporaryFile() as file:
+        return Files(file.name)
 
 
 class ConditionTests(RouterTestCase):
@@ -117,6 +126,33 @@ class ConditionTests(RouterTestCase):
         for condition in ("If-None-Match: *", 'If-Match: "x"', "If-Match: *"):
             self.assertEqual(self.get("/files/nothing", "GET", condition).status, 404)
             self.assertEqual(self.get("/files/sub", "GET", condition).status, 302)
+
+    def test_what_may_not_be_read(self) -> None:
+        """Whether it is there, and since when, is nobody's business (root reads all, so the system's answers are put in here)."""
+
+        def refuse(file: File) -> None:
+            raise PermissionError(errno.EACCES, "no", file.path)
+
+        self.patch(os, "access", lambda *_: False)
+        self.patch(File, "openForReading", refuse)
+        for condition in ("If-None-Match: *", f"If-None-Match: {self.tag}", 'If-Match: "x"', f"If-Modified-Since: {LATER}"):
+            answer = self.ask(condition)
+            self.assertEqual((answer.status, "etag" in answer.headers), (404, False), condition)
+
+    def test_what_has_just_gone(self) -> None:
+        """Taken away when it had been found already: there is no such page, and no internal error."""
+        self.configure('[[route]]\npath = "/gone"\nallow = ["*"]\nresource = "tests.test_preconditions:vanished"\n')
+        self.assertEqual(self.get("/gone", "GET", "If-None-Match: *").status, 404)
+
+    def test_the_next_request(self) -> None:
+        """A 304 without a length ends with its head: what comes behind it is the next answer."""
+        gate = self.door.connect(Gate())
+        for _ in range(2):
+            gate.protocol.dataReceived(ask("/files/a.txt", "GET", f"If-None-Match: {self.tag}"))
+            self.assertEqual(Answer(gate.taken()).status, 304)
+        gate.protocol.dataReceived(ask("/files/a.txt", "HEAD"))
+        self.assertEqual(Answer(gate.taken()).status, 200)
+        self.assertFalse(gate.aborted)
 
 
 class StateTests(SynchronousTestCase):
