@@ -175,7 +175,8 @@ class MigratingTestCase(AcceptanceTestCase):
 
     def answer(self, name: str, method: str, url: str) -> str:
         """Return where a request went, as the page says it, or the status that it was refused with."""
-        more = ("-d", "x") if method == "POST" else ("-X", method)
+        # Over HTTP/2 Caddy may refuse a POST while curl still sends it, and curl then sometimes tells of no status at all.
+        more = ("-d", "x", "--http1.1") if method == "POST" else ("-X", method)
         status, body = self.ask(name, url, *more)
         if status != "200":
             return status
