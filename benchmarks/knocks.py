@@ -4,7 +4,7 @@
 
 Every knock is another certificate.  The first half comes from one address, the second from thousands of networks (127.0.0.0/8
 is loopback's).  Meanwhile alice, who is authorized, connects and asks ten times a second, and carol, who is not, knocks every
-65 seconds.  There are no tickets, for the sessions that could be resumed would be most of the memory.
+65 seconds.  There are no tickets: what is measured is what is kept of strangers.
 
 Ends with status 1 where the server holds 8 MiB more than after the *first* knocks (by then all is full that has a bound),
 where pending/ holds more than 1,000 files, where a request of alice's failed, or where carol is not listed in the end.
