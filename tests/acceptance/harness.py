@@ -139,6 +139,8 @@ class Server:
             self.port = int(self.log.wait_for(_LISTENING)[1])
         except AssertionError as error:
             raise AssertionError(f"{error}\n" + "\n".join(self.errors.lines)) from None
+        # What servers before this one wrote: each listens on another port, so the kernel hands out client ports anew.
+        self._earlier = len(self.events("accepted", "rejected"))
 
     def url(self, path: str = "/hello") -> str:
         return f"https://localhost:{self.port}{path}"
@@ -207,7 +209,7 @@ class Server:
         """
 
         def found() -> dict[str, Any] | None:
-            verdicts = self.events("accepted", "rejected")
+            verdicts = self.events("accepted", "rejected")[self._earlier :]
             return next((event for event in reversed(verdicts) if event["peer"]["port"] == own_port), None)
 
         verdict = poll(f"a verdict on the connection from port {own_port}", found)
