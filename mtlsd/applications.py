@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mtlsd.config import Config, ConfigError, read
 from mtlsd.errors import SettingsError
 from mtlsd.routing.rules import Made, Rules, Static, Upstream, Wsgi
 from mtlsd.text import printable, shortened
@@ -40,11 +41,29 @@ def found(destination: Static | Wsgi | Made, base: Path) -> Any:
     return named
 
 
-def missing(rules: Rules, base: Path) -> list[str]:
-    """Return what is wrong with the destinations in *rules* on this machine, a line each."""
+def looked_over(path: Path, *, imports: bool) -> Config:
+    """Read the configuration file *path*, and find what its routes lead to: folders and, with *imports*, modules.
+
+    Raises :exc:`~mtlsd.config.ConfigError` with every mistake there is: in the file, then on this machine.
+    """
+    mistakes: tuple[str, ...] = ()
+    seen: Config | None
+    try:
+        seen = read(path)
+    except ConfigError as error:
+        mistakes, seen = error.mistakes, error.seen
+    if seen is not None:
+        mistakes += tuple(missing(seen.rules, path.parent, imports=imports))
+    if mistakes or seen is None:
+        raise ConfigError(path, mistakes, seen)
+    return seen
+
+
+def missing(rules: Rules, base: Path, *, imports: bool = True) -> list[str]:
+    """Return what is wrong with the destinations in *rules* on this machine, a line each; modules only with *imports*."""
     mistakes = []
     for route in rules.routes:
-        if isinstance(route.destination, Upstream):
+        if isinstance(route.destination, Upstream) or not (imports or isinstance(route.destination, Static)):
             continue
         try:
             found(route.destination, base)

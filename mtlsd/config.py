@@ -26,7 +26,11 @@ from mtlsd.routing.paths import PathError, canonical
 from mtlsd.routing.rules import EVERYONE, GROUP, RESERVED, Allow, Destination, Made, Route, Rules, Static, Target, Upstream, Wsgi
 from mtlsd.text import printable, shortened
 
-_METHOD = re.compile(r"[A-Z][A-Z0-9_-]{0,39}\Z")
+#: The methods that the parser of requests knows (llhttp, which has them from IANA's registry, WebDAV and UPnP).
+METHODS = frozenset(
+    b"ACL BIND CHECKOUT CONNECT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL MOVE NOTIFY OPTIONS PATCH"
+    b" POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE TRACE UNBIND UNLINK UNLOCK UNSUBSCRIBE".split()
+)
 _OBJECT = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*\Z", re.ASCII)
 _LARGEST = 1 << 20
 _TABLES = ("server", "groups", "route")
@@ -75,13 +79,14 @@ def read(path: Path) -> Config:
     try:
         with open(path, "rb") as file:
             data = file.read(_LARGEST + 1)
-        if len(data) > _LARGEST:
-            raise ConfigError(path, ["larger than 1 MiB"])
-        text = data.decode("utf-8")
     except OSError as error:
         raise ConfigError(path, [str(error.strerror)]) from None
+    if len(data) > _LARGEST:
+        raise ConfigError(path, ["larger than 1 MiB"])
+    try:
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(path, [str(error)]) from None
+        raise ConfigError(path, [f"not UTF-8 ({_place(data, error.start)})"]) from None
     return parse(text, path)
 
 
@@ -206,12 +211,14 @@ class _Reading:
             return None
 
         def check(entry: str) -> str | None:
-            return None if _METHOD.match(entry) else "a method in capital letters is wanted"
+            if entry.upper().encode("utf-8", "surrogatepass") not in METHODS:
+                return f"unknown method {_shown(entry)}: every request with it is answered 501"
+            return None if entry == entry.upper() else f"methods have capital letters: {entry.upper()}"
 
         methods = self._texts(where, value, check)
         if value == []:
             self._wrong(where, "it names no method, so no request gets here")
-        return frozenset(method.encode() for method in methods if _METHOD.match(method))
+        return METHODS & {method.encode() for method in methods}
 
     def _strip(self, where: str, table: Mapping[str, Any]) -> NamedHeaders | None:
         if "strip" not in table:
@@ -341,6 +348,12 @@ def _wrong_target(text: str, base: Path, *, remote: bool) -> str | None:
 
 def _client(name: str) -> str | None:
     return None if is_client_name(name) else f"not the name of a client: {_shown(name)}"
+
+
+def _place(data: bytes, at: int) -> str:
+    """Return where in a file byte *at* is, in the words of tomllib."""
+    line, column = data.count(b"\n", 0, at) + 1, at - data.rfind(b"\n", 0, at)
+    return f"at line {line}, column {column}"
 
 
 def _shown(text: str) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from twisted.logger import Logger
 
-from mtlsd.config import Config, read
+from mtlsd.applications import looked_over
+from mtlsd.config import Config
 from mtlsd.errors import SettingsError
 
 _Signature = tuple[int, ...] | None
@@ -28,7 +29,7 @@ class ConfigWatcher:
         # Before it is read, and here: a start may take seconds, and what is written meanwhile must not count as read.
         self._read = self._seen = self._signature()
         #: What stood in the file when the service started.
-        self.config = read(path)
+        self.config = _read(path)
         self._use: Callable[[Config], object] = _use_nothing
 
     def hand_to(self, use: Callable[[Config], object]) -> None:
@@ -45,7 +46,7 @@ class ConfigWatcher:
         """Read the file now, changed or not (SIGHUP)."""
         self._read = self._seen = self._signature()
         try:
-            config = read(self._path)
+            config = _read(self._path)
             self._use(config)
         except SettingsError as error:
             self._log.error("{error}; what was in force stays in force", error=error)
@@ -60,6 +61,11 @@ class ConfigWatcher:
         except OSError:
             return None
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _read(path: Path) -> Config:
+    # Modules are imported by who uses them: at the start, root may not have been given up yet.
+    return looked_over(path, imports=False)
 
 
 def _use_nothing(config: Config) -> None:

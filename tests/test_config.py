@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mtlsd.config import Config, ConfigError, parse, read
+from mtlsd.config import METHODS, Config, ConfigError, parse, read
 from mtlsd.routing.namedheaders import NamedHeaders
 from mtlsd.routing.rules import Allow, Made, Route, Static, Target, Upstream, Wsgi
 
@@ -126,7 +126,7 @@ upstrem = "x"
                 "route[1].alow: unknown",
                 "route[1].upstrem: unknown",
                 'route[1].allow: missing; ["*"] is every authorized client',
-                "route[1].methods[0]: a method in capital letters is wanted",
+                "route[1].methods[0]: methods have capital letters: GET",
                 "route[1]: exactly one of upstream, static, wsgi, resource is wanted",
             ],
         )
@@ -136,6 +136,28 @@ upstrem = "x"
         self.assertEqual(mistakes("[route]\npath = '/'"), ["route: [[route]] is wanted, with two brackets"])
         self.assertEqual(mistakes("route = [1]"), ["route[0]: a table is wanted"])
         self.assertEqual(mistakes("server = 1\ngroups = 1"), ["server: a table is wanted", "groups: a table is wanted"])
+
+    def test_methods(self) -> None:
+        """A slip in the name of a method would close a route without a word: the door answers 501 before any rule is asked."""
+        text = "methods = [{}]"
+        every = ", ".join(f'"{name.decode()}"' for name in sorted(METHODS))
+        (found,) = parse(route(text.format(every), to='wsgi = "m:a"'), FILE).rules.routes
+        self.assertEqual(found.methods, METHODS)
+        for wrong, what in (
+            ("PSOT", "unknown method PSOT: every request with it is answered 501"),
+            ("", "unknown method : every request with it is answered 501"),
+            ("GE\\nT", "unknown method GE\\nT: every request with it is answered 501"),
+            ("m-search", "methods have capital letters: M-SEARCH"),
+        ):
+            self.assertEqual(mistakes(route(text.format(f'"{wrong}"'), to='wsgi = "m:a"')), [f"route[0].methods[0]: {what}"])
+
+    def test_not_utf_8(self) -> None:
+        """An editor set to Latin-1 writes a byte that nobody would find by its number in the file."""
+        file = Path(self.mktemp())
+        file.write_bytes(b"[server]\n# M\xfcller\nport = 1\n")
+        with self.assertRaises(ConfigError) as caught:
+            read(file)
+        self.assertEqual(caught.exception.mistakes, ("not UTF-8 (at line 2, column 4)",))
 
     def test_paths_that_no_request_has(self) -> None:
         """A route that is never taken is a rule that is not in force, and nobody notices."""
@@ -322,7 +344,7 @@ upstrem = "x"
         path = folder / "mtlsd.toml"
         self.assertEqual(str(self.assertRaises(ConfigError, read, path)), f"{path}: No such file or directory")
         path.write_bytes(b"\xff")
-        self.assertIn("codec can't decode", str(self.assertRaises(ConfigError, read, path)))
+        self.assertIn("not UTF-8 (at line 1, column 1)", str(self.assertRaises(ConfigError, read, path)))
         path.write_bytes(b"#" * ((1 << 20) + 1))
         self.assertIn("larger than 1 MiB", str(self.assertRaises(ConfigError, read, path)))
         path.write_text(EXAMPLE)

@@ -10,7 +10,8 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd import configwatch
-from mtlsd.config import Config, read
+from mtlsd.applications import looked_over
+from mtlsd.config import Config
 from mtlsd.configwatch import ConfigWatcher
 from mtlsd.errors import SettingsError
 
@@ -79,13 +80,13 @@ class ConfigWatcherTests(SynchronousTestCase):
     def test_a_change_just_behind_the_first_read(self) -> None:
         """The signature has to be that of the bytes that were read, or of older ones: never of newer ones."""
 
-        def read_and_change(path: Path) -> Config:
-            config = read(path)
+        def read_and_change(path: Path, *, imports: bool) -> Config:
+            config = looked_over(path, imports=imports)
             if not self.serial:
                 self.put(ROUTE.format("b"))
             return config
 
-        self.patch(configwatch, "read", read_and_change)
+        self.patch(configwatch, "looked_over", read_and_change)
         watcher = ConfigWatcher(self.path)
         watcher.hand_to(self.use)
         for _ in range(3):
@@ -114,6 +115,14 @@ class ConfigWatcherTests(SynchronousTestCase):
         self.watcher.beat()
         self.watcher.beat()
         self.assertEqual(self.paths(), [[b"/b"]])
+
+    def test_every_mistake_at_once(self) -> None:
+        """A folder that is missing would come to light only when the file's own mistakes have been put right."""
+        self.put(ROUTE.format("b") + ROUTE.format("b") + '[[route]]\npath = "/f"\nallow = ["*"]\nstatic = "nowhere"\n')
+        self.watcher.reload()
+        (said,) = self.said
+        self.assertIn("route[1].path: it is the path of route[0] too", said)
+        self.assertIn(f"route[2].static: {self.path.parent / 'nowhere'} is not a folder", said)
 
     def test_what_cannot_be_used(self) -> None:
         """A module that is gone is a mistake of the file that names it."""

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from mtlsd.config import METHODS
 from mtlsd.web.headers import HeaderNames
 from mtlsd.web.heads import KnownHeads
 from mtlsd.web.message import Message
@@ -250,6 +251,12 @@ class RefusalTests(SynchronousTestCase):
         for framing in ("Content-Length: 5", "Transfer-Encoding: chunked"):
             self.assertRefused(ask("/", "POST", "Connection: Upgrade", "Upgrade: x", framing))
             self.assertRefused(b"CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n%b\r\n\r\n" % framing.encode())
+
+    def test_known_methods(self) -> None:
+        """What the configuration takes for a method and what the parser does would be two things."""
+        for method in METHODS - {b"CONNECT"}:
+            (message,) = parsed(ask("/", method.decode())).messages
+            self.assertEqual(message.method, method)
 
     def test_unknown_method(self) -> None:
         """A client would be told that its request is broken, when it is only one that nobody serves (RFC 9110 15.6.2)."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from mtlsd import __version__
-from mtlsd.applications import missing
+from mtlsd.applications import looked_over
 from mtlsd.cli.bundles import export, import_
 from mtlsd.cli.enrolment import approve, dismiss, pending
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
@@ -254,11 +254,9 @@ def check(file: Path, certs: Path | None) -> int:
     mistakes: list[str] = []
     config: Config | None
     try:
-        config = read(file)
+        config = looked_over(file, imports=True)
     except ConfigError as error:
         config, mistakes = error.seen, list(error.mistakes)
-    if config is not None:
-        mistakes += missing(config.rules, file.parent)
     for mistake in mistakes:
         complain(f"{file}: {mistake}")
     if config is None:
