@@ -295,6 +295,22 @@ class WantTests(TransportTestCase):
             self.assertEqual(self.client.request(), b"Hello: alice")
             self.unblock()
 
+    def test_read_wants_write_and_is_paused(self) -> None:
+        """A protocol that has asked for a pause, for its own buffers are full, would be given a record all the same."""
+        self.refuse("recv_record", SSL.WantWriteError, 1)
+        self.client.tls.send(b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n")
+        self.wire.bios.bio_write(self.client.tls.bio_read(1 << 16))
+        self.wire.doRead()
+        self.assertIn(self.wire, self.front.turns.writers)
+        self.wire.pauseProducing()
+        heard: list[bytes] = []
+        self.patch(self.wire.protocol, "dataReceived", heard.append)
+        self.front.turns.turn()
+        self.assertEqual((heard, self.wire in self.front.turns.writers), ([], False))
+        self.wire.resumeProducing()
+        self.wire.doRead()
+        self.assertEqual(len(heard), 1)
+
     def test_handshake_wants_write(self) -> None:
         """A long certificate chain and a small socket would hang every handshake."""
         client = Client(self.front, ALICE)

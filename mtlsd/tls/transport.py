@@ -109,7 +109,9 @@ class TLSTransport(Wire):
     def _write_on(self) -> Any:
         if self._read_wants_write:
             self._read_wants_write = False
-            self._receive()
+            if not self._paused:
+                # Else it has time until somebody wants to read again: what is there lies with the socket or is pending.
+                self._receive()
             if not self._is_open():
                 return None
         self._moved = self._farewells.seconds()
