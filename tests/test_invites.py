@@ -14,7 +14,10 @@ from pathlib import Path
 from mtlsd.enrol.invite import Invite, digest_of, read_invite, standing
 from mtlsd.enrol.invites import Arrival, Invited, Invites, Joined, NotInvited
 from mtlsd.errors import FolderError, NotFound, Refused, SettingsError
+from mtlsd.registry import folder
+from mtlsd.registry import scan as scan_module
 from mtlsd.registry.atomic import System
+from mtlsd.registry.folder import File
 from mtlsd.registry.room import looked_at
 from mtlsd.registry.scan import Scan, scan
 from mtlsd.registry.store import Store
@@ -336,6 +339,26 @@ class JoinTests(InvitesBase):
         self.assertIn("has the key of", str(error))
         self.join(invited, alice, writer)
         self.assertEqual(asked, [frozenset({"bob.pem", "bob.toml"})] * 2)
+
+    def test_an_invite_reads_nobody_elses_files(self) -> None:
+        """Lost: with 100,000 clients the command would take half a minute; or a file that is none of its business would stop it."""
+        self.store.authorize([self.newcomer("alice").der], "alice")
+        read: list[str] = []
+        real = folder.read_file
+
+        def read_file(folder: int, name: str, *, server_uid: int, wall: Callable[[], float]) -> File:
+            read.append(name)
+            return real(folder, name, server_uid=server_uid, wall=wall)
+
+        self.patch(scan_module, "read_file", read_file)
+        self.put("bob.toml", b"groups = ['ops']")
+        self.assertIn("groups: ops", self.invites.invite("bob").notes[0])
+        self.assertEqual(read, [])
+        self.invites.uninvite("bob")
+        self.assertEqual(read, [])
+        error = self.assertRaises(Refused, self.invites.invite, "alice")
+        self.assertIn("taken", str(error))
+        self.assertEqual(read, ["alice.pem"])
 
     def test_at_once(self) -> None:
         """Lost: of two that hold the same line, both would get in; of many with their own, one would be lost."""

@@ -896,6 +896,10 @@ class NarrowTests(FolderCase):
         self.assertEqual(set(self.wide.problems), set(self.last.problems))
         self.assertEqual(self.wide.changed, self.last.changed)
         self.assertEqual(self.wide.again_in, self.last.again_in)
+        for found in (self.wide, self.last):
+            for fingerprint in {*found.holders, *(pair.fingerprint for pair in self.pairs)}:
+                walked = sorted(set(found.holders.get(fingerprint, ())))
+                self.assertEqual(walked, list(found.holders_of(fingerprint)), fingerprint)
 
     def test_others_are_left_alone(self) -> None:
         """With 100,000 clients each change would take a second to bite."""
@@ -909,6 +913,60 @@ class NarrowTests(FolderCase):
         self.assertIn(self.pairs[3].fingerprint, found.snapshot.authorized)
         assert self.last is not None
         self.assertIs(found.clients["c2"], self.last.clients["c2"])
+
+    def test_who_holds_one_that_is_not_in_force(self) -> None:
+        """Somebody's certificate could be given to another, where its own client's terms keep it out for the moment."""
+        one, other = self.pairs[:2]
+        self.put("c0.pem", one.pem)
+        self.put("c0.toml", b"wrong")
+        self.both()
+        self.put("c1.pem", other.pem)
+        self.both("c1.pem")
+        assert self.last is not None
+        self.assertNotIn(one.fingerprint, self.last.snapshot.authorized)
+        self.assertEqual(["c0"], self.last.holders_of(one.fingerprint))
+        self.put("c0.toml", b"groups = ['ops']")
+        self.both("c0.toml")
+        self.assertEqual(["c0"], self.last.holders_of(one.fingerprint))
+        # In two files at once: both hold it.
+        self.put("c1.pem", one.pem)
+        self.both("c1.pem")
+        self.assertEqual(["c0", "c1"], self.last.holders_of(one.fingerprint))
+
+    def test_the_first_look(self) -> None:
+        """An invite would cost a look at every client, half a minute with 100,000."""
+        for nth, pair in enumerate(self.pairs):
+            self.put(f"c{nth}.pem", pair.pem)
+        self.put("c1.toml", b"groups = ['ops']")
+        stone = self.put(f"{self.pairs[3].fingerprint}.json", b"{}", REVOKED)
+        names = frozenset({"c1.pem", "c1.toml", "c9.pem"})
+        found = scan(self.folder, None, server_uid=self.uid, monotonic=self.now, wall=self.wall, names=names)
+        self.assertEqual(["c1"], list(found.clients))
+        self.assertEqual(("ops",), found.snapshot.authorized[self.pairs[1].fingerprint].groups)
+        self.assertEqual([stone.stem], list(found.snapshot.tombstones))
+        # A folder that is not safe to use is as bad for who looks at little.
+        (self.folder / AUTHORIZED).chmod(0o777)
+        with self.assertRaises(FolderError):
+            scan(self.folder, None, server_uid=self.uid, monotonic=self.now, names=names)
+
+    def test_nothing_is_copied_for_nothing(self) -> None:
+        """Each of the looks that follow a change would copy all clients once more."""
+        for nth, pair in enumerate(self.pairs[:3]):
+            self.put(f"c{nth}.pem", pair.pem)
+        self.both()
+        before = self.last
+        self.both("c1.pem", "c9.pem")
+        after = self.last
+        assert before is not None
+        assert after is not None
+        self.assertIs(before.clients, after.clients)
+        self.assertIs(before.snapshot, after.snapshot)
+        self.put("c9.pem", self.pairs[3].pem)
+        self.both("c9.pem")
+        assert self.last is not None
+        self.assertIs(before.snapshot.tombstones, self.last.snapshot.tombstones)
+        self.assertNotIn("c9", before.clients)
+        self.assertEqual(3, len(before.snapshot.authorized))
 
     def test_what_calls_for_a_whole_look(self) -> None:
         """A name that is no client's, or another folder in the place of the old one, would be missed."""

@@ -134,6 +134,59 @@ class Base(SynchronousTestCase):
         self.assertEqual(tree(self.folder), before)
 
 
+class SweepTests(Base):
+    """What a killed writer leaves is swept up by the next, who does not list the whole folder for nothing."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.listed = 0
+        real = Folder.sweep
+
+        def sweep(folder: Folder) -> None:
+            self.listed += 1
+            real(folder)
+
+        self.patch(Folder, "sweep", sweep)
+
+    def authorize(self, name: str) -> None:
+        self.store.authorize([self.pair(name, key=new_key()).der], name)
+
+    def test_nobody_else_was_there(self) -> None:
+        """With 20,000 clients each that joins would cost a list of all of them."""
+        self.authorize("alice")
+        self.assertEqual(self.listed, 2)
+        self.authorize("bob")
+        self.assertRaises(Refused, self.authorize, "bob")
+        self.authorize("carol")
+        self.assertEqual(self.listed, 2)
+
+    def test_somebody_else_was_there(self) -> None:
+        """What a killed command leaves would stay until the server's next start."""
+        self.authorize("alice")
+        left = self.put(".mtlsd-0123456789abcdef", b"")
+        self.authorize("bob")
+        self.assertFalse(left.exists())
+        left.touch()
+        left.rename(self.folder / "revoked" / left.name)
+        self.authorize("carol")
+        self.assertEqual([name for name in tree(self.folder) if ".mtlsd-" in name], [])
+
+    def test_its_own_failure(self) -> None:
+        """What a change leaves that could be taken back only in part would stay."""
+        probe = Faulty(-1)
+        Store(self.new_folder(), lambda: NOW, "operator", probe).authorize([self.pair().der], "alice")
+        for at in range(probe.count):
+            self.folder = self.new_folder()
+            faulty = Faulty(at, fatal=True)
+            self.store = Store(self.folder, lambda: NOW, "operator", faulty)
+            with contextlib.suppress(Killed):
+                self.authorize("alice")
+            # The same writer goes on, as a server does.
+            faulty.at, faulty.fatal = -1, False
+            self.authorize("bob")
+            self.assertEqual([name for name in tree(self.folder) if ".mtlsd-" in name], [], at)
+
+
 def offer(pair: Pair, name: str, *, given: bool = True) -> Offer:
     return Offer(pair.der, pair.leaf, name, given, "clients.pem")
 

@@ -5,24 +5,23 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
+from functools import partial
 
 from mtlsd.audit.events import Event, Kind
 from mtlsd.enrol.invitation import SECRET
 from mtlsd.enrol.invite import INVITES, Invite, all_in, digest_of, file_of, opened_invites, safely_read
 from mtlsd.errors import FolderError, MtlsdError, NotFound, Refused
 from mtlsd.identity import Certificate, Tls, is_client_name
-from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
+from mtlsd.registry.atomic import Folder, Transaction, failing_whole
 from mtlsd.registry.blocks import pem_of
 from mtlsd.registry.folder import Unsafe, read_file
-from mtlsd.registry.listing import AUTHORIZED
+from mtlsd.registry.listing import AUTHORIZED, files_of
 from mtlsd.registry.lock import likely_server
 from mtlsd.registry.room import Change, Room, in_ledger, looked_at
-from mtlsd.registry.scan import Scan
 from mtlsd.registry.store import Store
 from mtlsd.registry.terms import GROUP_NAME, Terms
 from mtlsd.text import printable
@@ -71,22 +70,6 @@ class Joined:
 class Invites(Store):
     """The writer of the folder, where invites are concerned.  Each method is one change, whole or not at all."""
 
-    def __init__(
-        self,
-        folder: Path,
-        now: Callable[[], datetime],
-        actor: str,
-        system: System | None = None,
-        look: Callable[[frozenset[str]], Scan] | None = None,
-    ) -> None:
-        """*look* returns what stands in the folder, where it has to have seen these files of ``authorized/`` only.
-
-        With 100,000 clients a whole look takes a second, which is too long for each join.
-        """
-        super().__init__(folder, now, actor, system)
-        self._narrow = look
-        self._names: frozenset[str] = frozenset()
-
     def invite(self, name: str, groups: Sequence[str] = (), lifetime: timedelta = LIFETIME, *, again: bool = False) -> Invited:
         """Invite somebody to join as *name*.  *again* drops the invites of that name that are still open."""
         if not is_client_name(name):
@@ -101,7 +84,7 @@ class Invites(Store):
         secret = secrets.token_bytes(SECRET)
         now = self._now()
         invite = Invite(digest_of(secret), name, tuple(dict.fromkeys(groups)), now, now + lifetime, self._actor)
-        with self._changing() as room:
+        with self._invited(name) as room:
             if room.authorized.has(f"{name}.pem"):
                 raise Refused(f"the name {name} is taken, by {room.shown(name)}")
             if not room.root.has(INVITES):
@@ -123,7 +106,7 @@ class Invites(Store):
 
     def uninvite(self, name: str) -> Change:
         """Take the invites of *name* back."""
-        with self._changing() as room, self._opened(room) as invites:
+        with self._invited(name) as room, self._opened(room) as invites:
             known, problems = self._swept(room, invites)
             old = [one for one in known if one.name == name]
             if not old:
@@ -148,8 +131,7 @@ class Invites(Store):
             # Which files have to be looked at is known from the invite, which is read again under the lock.
             with opened_invites(self._folder, likely_server(self._folder)) as descriptor:
                 name = self._found(descriptor, digest).name
-            self._names = frozenset({f"{name}.pem", f"{name}.toml"})
-            with self._changing() as room, self._opened(room) as invites:
+            with self._changing(partial(self._look, name)) as room, self._opened(room) as invites:
                 return self._joined(room, invites, self._found(invites.descriptor, digest), leaf, arrival)
         except (FileNotFoundError, NotFound):
             raise NotInvited("there is no such invite") from None
@@ -177,11 +159,9 @@ class Invites(Store):
 
     # What the changes are made of.
 
-    def _holders(self, room: Room, fingerprint: str) -> Sequence[str]:
-        return room.seen.holders_of(fingerprint)
-
-    def _look(self) -> Scan:
-        return looked_at(self._folder) if self._narrow is None or not self._names else self._narrow(self._names)
+    def _invited(self, name: str) -> AbstractContextManager[Room]:
+        """Give the room for a change of the invites of *name*.  It lets nobody in, so other clients' files are not read."""
+        return self._changing(lambda: looked_at(self._folder, files_of(name)))
 
     @contextmanager
     def _opened(self, room: Room) -> Iterator[Folder]:

@@ -25,7 +25,7 @@ from mtlsd.enrol.invites import Arrival, Invites, Joined, NotInvited
 from mtlsd.enrol.openings import Openings
 from mtlsd.errors import MtlsdError
 from mtlsd.policy import Reason
-from mtlsd.registry.listing import AUTHORIZED
+from mtlsd.registry.listing import AUTHORIZED, files_of
 from mtlsd.text import printable
 
 #: Runs something that may block off the reactor's thread.
@@ -92,8 +92,7 @@ class Joins(Factory["JoinProtocol"]):
         self._sink.write(joined.event)
         for problem in joined.problems:
             self.log.error("{problem}", problem=problem)
-        name = joined.invite.name
-        looked: Deferred[Any] = self._look(frozenset({f"{name}.pem", f"{name}.toml"}))
+        looked: Deferred[Any] = self._look(files_of(joined.invite.name))
         looked.addCallback(lambda _: joined)
         return looked
 

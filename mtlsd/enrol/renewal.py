@@ -23,7 +23,7 @@ from mtlsd.identity import GRANT_DIGITS, Certificate, Identity
 from mtlsd.policy import LIMITS
 from mtlsd.proof import proves, statement
 from mtlsd.registry.interfaces import IRegistry
-from mtlsd.registry.listing import AUTHORIZED
+from mtlsd.registry.listing import AUTHORIZED, files_of
 from mtlsd.registry.records import Authorization
 from mtlsd.registry.renewals import NotRenewed, Origin, Renewals, Renewed, Retired, Why
 from mtlsd.text import printable
@@ -136,7 +136,7 @@ class Successions:
         if renewed.event is not None:
             self._sink.write(renewed.event)
         self._tell(renewed.problems)
-        looked: Deferred[Any] = self._look(_files(renewed.client))
+        looked: Deferred[Any] = self._look(files_of(renewed.client))
         looked.addCallback(lambda _: renewed)
         return looked
 
@@ -144,7 +144,7 @@ class Successions:
         if retired is not None:
             self._sink.write(retired.event)
             self._tell(retired.problems)
-        return self._look(_files(client))
+        return self._look(files_of(client))
 
     def _not_retired(self, authorization: Authorization, failure: Failure) -> None:
         self._retiring[authorization.certificate.fingerprint] = self._seconds() + PAUSE
@@ -161,7 +161,3 @@ class Successions:
     def _tell(self, problems: tuple[str, ...]) -> None:
         for problem in problems:
             self._log.error("{problem}", problem=problem)
-
-
-def _files(client: str) -> frozenset[str]:
-    return frozenset({f"{client}.pem", f"{client}.toml"})

@@ -87,6 +87,11 @@ class Folder:
             return None
         return status.st_dev, status.st_ino
 
+    def mark(self) -> tuple[int, int, int, int]:
+        """Return what shows whether names have come or gone: device, inode, both times in nanoseconds."""
+        status = os.fstat(self.descriptor)
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns
+
     def own(self, descriptor: int) -> None:
         """Give an open file to the owner of the folder: otherwise the server could not read what root made."""
         status = os.fstat(self.root.descriptor)

@@ -62,6 +62,16 @@ class Client:
     def settled(self) -> bool:
         return self.terms_since is None and not self.going
 
+    @property
+    def held(self) -> frozenset[str]:
+        """The fingerprints of what stands in the PEM, in force or not."""
+        return frozenset(leaf.fingerprint for leaf in self.pem.content or ())
+
+    @property
+    def claims_all(self) -> bool:
+        """Whether there is nothing in the PEM that is not claimed."""
+        return self.held <= {claim.certificate.fingerprint for claim in self.claims}
+
     def again_in(self, now: float) -> float | None:
         """Return the seconds after which another look will tell more, or ``None``."""
         times = list(self.going.values())

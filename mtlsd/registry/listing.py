@@ -68,6 +68,11 @@ def clients_of(names: Iterable[str]) -> frozenset[str] | None:
     return frozenset(stems)
 
 
+def files_of(name: str) -> frozenset[str]:
+    """Return the names of a client's files in ``authorized/``."""
+    return frozenset({f"{name}.pem", f"{name}.toml"})
+
+
 def _mark_at(path: Path) -> Mark:
     try:
         status = os.stat(path)

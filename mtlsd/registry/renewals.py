@@ -6,27 +6,25 @@ a certificate which nobody has authorized, and a kill after it leaves both in fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
+from functools import partial
 from types import MappingProxyType
 
 from mtlsd.audit.events import Event, Kind, rfc3339
 from mtlsd.errors import CertificateError, Refused, SettingsError
 from mtlsd.identity import GRANT_DIGITS, Certificate, Tls, fingerprint_of, public_key_sha256
 from mtlsd.policy import Allowed, decide
-from mtlsd.registry.atomic import System, Transaction, failing_whole
+from mtlsd.registry.atomic import Transaction, failing_whole
 from mtlsd.registry.blocks import without_block
 from mtlsd.registry.folder import MOST_BYTES
 from mtlsd.registry.listing import AUTHORIZED
 from mtlsd.registry.pem import certificates_in
 from mtlsd.registry.records import Authorization
-from mtlsd.registry.room import Room, in_ledger, looked_at
-from mtlsd.registry.scan import Scan
+from mtlsd.registry.room import Room, in_ledger
 from mtlsd.registry.store import Store
 from mtlsd.registry.terms import Terms
 from mtlsd.registry.termtext import checked, with_renewal, with_retirement, without
@@ -95,19 +93,6 @@ class Retired:
 class Renewals(Store):
     """The writer of the folder, where renewals are concerned.  Each method is one change, whole or not at all."""
 
-    def __init__(
-        self,
-        folder: Path,
-        now: Callable[[], datetime],
-        actor: str,
-        system: System | None = None,
-        look: Callable[[frozenset[str]], Scan] | None = None,
-    ) -> None:
-        """*look* returns what stands in the folder, where it has to have seen these files of ``authorized/`` only."""
-        super().__init__(folder, now, actor, system)
-        self._narrow = look
-        self._names: frozenset[str] = frozenset()
-
     def renew(self, name: str, old: str, der: bytes, longest: timedelta, origin: Origin | None = None) -> Renewed:
         """Authorize a certificate (DER) under the *name* whose certificate of fingerprint *old* asks for it.
 
@@ -153,14 +138,7 @@ class Renewals(Store):
     # What the changes are made of.
 
     def _changing_client(self, name: str) -> AbstractContextManager[Room]:
-        self._names = frozenset({f"{name}.pem", f"{name}.toml"})
-        return self._changing()
-
-    def _holders(self, room: Room, fingerprint: str) -> Sequence[str]:
-        return room.seen.holders_of(fingerprint)
-
-    def _look(self) -> Scan:
-        return looked_at(self._folder) if self._narrow is None else self._narrow(self._names)
+        return self._changing(partial(self._look, name))
 
     def _until(self, room: Room, name: str, old: str, terms: Terms) -> datetime:
         """Return until when the old certificate is good; refuse where it is not, now: by what stands in the files."""

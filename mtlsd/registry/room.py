@@ -54,17 +54,17 @@ class Burial:
     key: str | None = None
 
 
-def looked_at(folder: Path) -> Scan:
+def looked_at(folder: Path, names: frozenset[str] | None = None) -> Scan:
     """Return what stands in *folder* now, as a server that starts would see it.
 
-    Raises :exc:`~mtlsd.errors.FolderError`.
+    *names*: as if there were only these files in ``authorized/``.  Raises :exc:`~mtlsd.errors.FolderError`.
     """
     user = likely_server(folder)
     # Whatever else is wrong with the folder (no permission, say), the scan tells.
     with suppress(PermissionError):
         if AUTHORIZED not in os.listdir(folder):
             raise missing(folder, AUTHORIZED)
-    return scan(folder, None, server_uid=user, monotonic=time.monotonic())
+    return scan(folder, None, server_uid=user, monotonic=time.monotonic(), names=names)
 
 
 def in_force(snapshot: Snapshot) -> list[Authorization]:
@@ -118,7 +118,7 @@ class Room:
     def clients_content(self, name: str) -> frozenset[str]:
         """Return the fingerprints in the file of a client, whether they are in force or not."""
         client = self.seen.clients.get(name)
-        return frozenset(leaf.fingerprint for leaf in (client and client.pem.content) or ())
+        return client.held if client else frozenset()
 
     def clients_error(self, name: str) -> str | None:
         """Return what keeps the file of a client from being read, if anything does."""

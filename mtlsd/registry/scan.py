@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
@@ -68,6 +69,10 @@ class Scan:
     # The clients that the next look has to see in any case, and what was passed over.
     restless: frozenset[str] = field(repr=False)
     ignored: tuple[Problem, ...] = field(repr=False)
+    # What is wrong with which client, and the clients in whose file is a certificate that they do not claim: it is not in
+    # force, or not yet.  A look at few of many clients must not cost a walk through all.
+    troubled: Mapping[str, tuple[Problem, ...]] = field(repr=False)
+    unclaimed: frozenset[str] = field(repr=False)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -83,10 +88,15 @@ class Scan:
         return found
 
     def holders_of(self, fingerprint: str) -> Sequence[str]:
-        """Return the same for one certificate; for one alone, that is a tenth of the work."""
-        return [
-            name for name, client in self.clients.items() for leaf in client.pem.content or () if leaf.fingerprint == fingerprint
-        ]
+        """Return the same for one certificate, at the cost of a hash lookup: the snapshot is the index.
+
+        Whoever claims a certificate is found there, unless several do; who holds it without a claim is among the few.
+        """
+        if self.outcome.contested:
+            return sorted(self.holders.get(fingerprint, ()))
+        claim = self.snapshot.authorized.get(fingerprint)
+        likely = self.unclaimed if claim is None else self.unclaimed | {claim.client}
+        return sorted(name for name in likely if fingerprint in self.clients[name].held)
 
 
 def scan(
@@ -102,7 +112,8 @@ def scan(
 
     *monotonic* is seconds of one monotonic clock, *wall* gives seconds since 1970.  *names* narrows the look to these
     files of ``authorized/``, and to what had not settled before: for who knows that nothing else has changed there, as
-    with 100,000 clients a whole look takes a second.  Where a narrow look would not do, it is a whole one.  Raises
+    with 100,000 clients a whole look takes a second.  Where a narrow look would not do, it is a whole one.  Where it is the
+    first, it sees these files alone: for who asks nothing about other clients.  Raises
     :exc:`~mtlsd.errors.FolderError` at the first look (*previous* is ``None``) where the folder is missing, unreadable
     or not safe to use; later that is a problem of the scan, and what was known before stays.
     """
@@ -134,7 +145,7 @@ class _Look:
         self._unsure = False
         self._changed = previous is None
         # The clients of a narrow look, those that this look has concerned, and those that the next one has to see again.
-        self._narrow = clients_of(names) if names is not None and self._same_user else None
+        self._narrow = clients_of(names) if names is not None and (self._same_user or previous is None) else None
         self._touched: set[str] = set()
         self._restless: set[str] = set()
         self._links: set[str] = set()
@@ -149,15 +160,14 @@ class _Look:
             authorized = self._listing(stack, AUTHORIZED)
             revoked = self._listing(stack, REVOKED)
             stones = self._stones(revoked)
-            tombstones = {stone.tombstone.fingerprint: stone.tombstone for stone in stones.values()}
+            tombstones = self._tombstones(stones)
             clients = self._clients(authorized, tombstones)
         outcome, changed = self._outcome(clients, tombstones)
-        for client in clients.values():
-            self._problems += client.problems
+        troubled = self._troubled(clients)
         self._problems += [stone.problem for stone in stones.values() if stone.problem]
         return Scan(
             outcome=outcome,
-            problems=(*self._problems, *self._passed_over, *outcome.problems),
+            problems=(*self._problems, *chain.from_iterable(troubled.values()), *self._passed_over, *outcome.problems),
             changed=changed,
             again_in=min(self._again, default=None),
             unsure=self._unsure,
@@ -167,6 +177,8 @@ class _Look:
             stones=stones,
             restless=frozenset(self._restless),
             ignored=tuple(self._passed_over),
+            troubled=troubled,
+            unclaimed=self._unclaimed(clients),
         )
 
     def _outcome(self, clients: Mapping[str, Client], tombstones: Mapping[str, Tombstone]) -> tuple[Outcome, frozenset[str]]:
@@ -223,7 +235,32 @@ class _Look:
         if listing is None:
             return old
         folder, files = listing
-        clients = self._left_alone(old)
+        if self._narrow is not None and self._before is not None:
+            self._passed_over += self._before.ignored
+        there, todo = self._sorted_out(files, old)
+        fresh: dict[str, Client] = {}
+        for start in range(0, len(todo), _BATCH):
+            self._read_clients(folder, todo[start : start + _BATCH], fresh, tombstones)
+        over = []
+        for name in (old.keys() if self._narrow is None else self._narrow & old.keys()) - there:
+            client = self._stepped(name, old[name], gone(), old[name].toml, tombstones)
+            if client.claims:
+                fresh[name] = client
+            else:
+                over.append(name)
+        if not fresh and not over:
+            return old
+        # One copy, and each in its place: taken out and put in again, it would leave a hole, and a dictionary with holes is
+        # copied six times as slowly.
+        clients = dict(old)
+        clients.update(fresh)
+        for name in over:
+            del clients[name]
+        return clients
+
+    def _sorted_out(self, files: Mapping[str, bytes], old: Mapping[str, Client]) -> tuple[set[str], list[_Todo]]:
+        """Return which clients have a PEM file, and which of them have to be looked at."""
+        there: set[str] = set()
         todo: list[_Todo] = []
         for file, signature in files.items():
             if not file.endswith(".pem"):
@@ -240,30 +277,14 @@ class _Look:
                     AUTHORIZED, file, "refused: a client's name is up to 64 letters, digits and . _ @ -", Severity.ERROR
                 )
                 continue
+            there.add(name)
             same_pem = same_toml = False
             if before is not None and self._same_user:
                 same_pem, same_toml = before.pem.signature == signature, before.toml.signature == terms_signature
                 if same_pem and same_toml and before.settled:
-                    clients[name] = before
                     continue
             todo.append((name, before, None if same_pem else signature, None if same_toml else terms_signature))
-        for start in range(0, len(todo), _BATCH):
-            self._read_clients(folder, todo[start : start + _BATCH], clients, tombstones)
-        for name in old.keys() - clients.keys():
-            client = self._stepped(name, old[name], gone(), old[name].toml, tombstones)
-            if client.claims:
-                clients[name] = client
-        return clients
-
-    def _left_alone(self, old: Mapping[str, Client]) -> dict[str, Client]:
-        """Return the clients that a narrow look does not concern; none for a whole look."""
-        if self._narrow is None or self._before is None:
-            return {}
-        self._passed_over += self._before.ignored
-        clients = dict(old)
-        for name in self._narrow:
-            clients.pop(name, None)
-        return clients
+        return there, todo
 
     def _read_clients(
         self, folder: int, batch: list[_Todo], clients: dict[str, Client], tombstones: Mapping[str, Tombstone]
@@ -368,8 +389,26 @@ class _Look:
             if not believed(since, self._now):
                 stones[file] = replace(old[file], since=since)
                 self._again.append(max(SETTLE - (self._now - since), 0.001))
-        self._changed = self._changed or stones != old
+        if stones == old:
+            return old
+        self._changed = True
         return stones
+
+    def _tombstones(self, stones: Mapping[str, Stone]) -> Mapping[str, Tombstone]:
+        """Return the tombstones by fingerprint: the same object, where nothing has changed."""
+        if self._before is not None and stones is self._before.stones:
+            return self._before.snapshot.tombstones
+        return {stone.tombstone.fingerprint: stone.tombstone for stone in stones.values()}
+
+    def _troubled(self, clients: Mapping[str, Client]) -> dict[str, tuple[Problem, ...]]:
+        before = self._before.troubled if self._before else {}
+        troubled = {name: problems for name, problems in before.items() if name not in self._touched}
+        troubled.update((name, clients[name].problems) for name in self._touched & clients.keys() if clients[name].problems)
+        return troubled
+
+    def _unclaimed(self, clients: Mapping[str, Client]) -> frozenset[str]:
+        found = {name for name in self._touched & clients.keys() if not clients[name].claims_all}
+        return frozenset(found | (self._before.unclaimed - self._touched) if self._before else found)
 
     def _stone(self, folder: int, file: str, signature: bytes, fingerprint: str) -> Stone:
         bare = Tombstone(fingerprint)

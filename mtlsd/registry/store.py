@@ -28,7 +28,7 @@ from mtlsd.registry.admission import Admission, Judgement, Outcome
 from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
 from mtlsd.registry.bundle import Offer
 from mtlsd.registry.knock import Knock, file_of
-from mtlsd.registry.listing import AUTHORIZED, PENDING, REVOKED
+from mtlsd.registry.listing import AUTHORIZED, PENDING, REVOKED, Mark, files_of
 from mtlsd.registry.lock import locked, missing, unlocked
 from mtlsd.registry.records import Authorization, Tombstone
 from mtlsd.registry.room import Burial, Change, Room, in_ledger, looked_at
@@ -51,12 +51,26 @@ class Store:
     and :exc:`~mtlsd.errors.FolderError` where the folder cannot be read or written.
     """
 
-    def __init__(self, folder: Path, now: Callable[[], datetime], actor: str, system: System | None = None) -> None:
-        """*now* returns an aware time; *actor* is the login user, for the ledger; *system* makes the system calls."""
+    def __init__(
+        self,
+        folder: Path,
+        now: Callable[[], datetime],
+        actor: str,
+        system: System | None = None,
+        look: Callable[[frozenset[str]], Scan] | None = None,
+    ) -> None:
+        """*now* returns an aware time; *actor* is the login user, for the ledger; *system* makes the system calls.
+
+        *look* returns what stands in the folder, for whoever knows all of it but these files of ``authorized/``: a whole
+        look at 100,000 clients, which is what there is without it, takes seconds.
+        """
         self._folder = folder
         self._now = now
         self._actor = actor
         self._system = system or System()
+        self._narrow = look
+        # The folders as this writer has left them, with nothing to sweep.
+        self._clean: dict[str, Mark] = {}
 
     def authorize(self, ders: Sequence[bytes], name: str, *, add: bool = False, again: bool = False) -> Change:
         """Authorize certificates (DER) as client *name*.
@@ -116,7 +130,7 @@ class Store:
         the rest.  *add* is needed for further certificates of clients that there are; what was revoked is refused.
         *dry_run* gives the same answers, and changes nothing.
         """
-        with self._changing(dry_run) as room:
+        with self._changing(dry_run=dry_run) as room:
 
             def check(leaf: Certificate, der: bytes, name: str, terms: Terms) -> list[str]:
                 return self._check(room, leaf, der, name, terms, again=False)
@@ -313,20 +327,16 @@ class Store:
                     f"certificate {short} has the key of {twin.fingerprint[:GRANT_DIGITS]}, which is revoked{_told(twin)}: "
                     "make a new key, or say --again"
                 )
-        others = [client for client in self._holders(room, leaf.fingerprint) if client != name]
+        others = [client for client in room.seen.holders_of(leaf.fingerprint) if client != name]
         if others:
             raise Refused(f"certificate {short} is in {room.shown(others[0])} already, and one certificate is one client")
         if leaf.fingerprint in room.clients_content(name):
             notes.append(f"certificate {short} stands in {room.shown(name)} already")
         return notes
 
-    def _holders(self, room: Room, fingerprint: str) -> Sequence[str]:
-        """Return the clients in whose files a certificate is: there may be thousands to ask for."""
-        return room.seen.holders.get(fingerprint, ())
-
-    def _look(self) -> Scan:
-        """Return what stands in the folder, its lock held."""
-        return looked_at(self._folder)
+    def _look(self, name: str | None = None) -> Scan:
+        """Return what stands in the folder, its lock held, for a change of client *name* alone, or of any."""
+        return looked_at(self._folder) if self._narrow is None or name is None else self._narrow(files_of(name))
 
     @contextmanager
     def _pending(self) -> Iterator[tuple[Folder, Folder]]:
@@ -341,8 +351,11 @@ class Store:
                 raise unusable(self._folder, error) from error
 
     @contextmanager
-    def _changing(self, dry_run: bool = False) -> Iterator[Room]:
-        """Give the room for a change; *dry_run*: for a look, without the lock, in which nothing may be changed."""
+    def _changing(self, look: Callable[[], Scan] | None = None, *, dry_run: bool = False) -> Iterator[Room]:
+        """Give the room for a change, with what *look* sees (without it: everything).
+
+        *dry_run*: for a look, without the lock, in which nothing may be changed.
+        """
         with (unlocked if dry_run else locked)(self._folder, self._system) as root:
             folders: list[Folder] = []
             try:
@@ -350,17 +363,28 @@ class Store:
                     try:
                         folders.append(Folder(part, self._system, root))
                         if not dry_run:
-                            folders[-1].sweep()
+                            self._sweep(part, folders[-1])
                     except FileNotFoundError:
                         raise missing(self._folder, part) from None
                     except OSError as error:
                         raise FolderError(
                             printable(f"{self._folder / part}: the folder cannot be used: {error.strerror}")
                         ) from error
-                yield Room(self._folder, root, folders[0], folders[1], self._look(), self._now, self._actor)
+                seen = self._look() if look is None else look()
+                yield Room(self._folder, root, folders[0], folders[1], seen, self._now, self._actor)
+                if not dry_run:
+                    self._clean = {part: folder.mark() for part, folder in zip((AUTHORIZED, REVOKED), folders, strict=True)}
             finally:
                 for folder in folders:
                     folder.close()
+
+    def _sweep(self, part: str, folder: Folder) -> None:
+        """Remove what a killed writer has left, unless nobody but this one has changed the folder since it looked last.
+
+        To list 20,000 clients for each that joins would take longer than the rest of it.
+        """
+        if self._clean.get(part) != folder.mark():
+            folder.sweep()
 
 
 @contextmanager
