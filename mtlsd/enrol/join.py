@@ -29,7 +29,7 @@ from mtlsd.registry.listing import AUTHORIZED
 from mtlsd.text import printable
 
 #: Runs something that may block off the reactor's thread.
-InThread: TypeAlias = Callable[[Callable[[], Joined]], Deferred[Joined]]
+InThread: TypeAlias = Callable[[Callable[[], Any]], Deferred[Any]]
 #: Fires when what these files of ``authorized/`` say is in force.
 Look: TypeAlias = Callable[[frozenset[str]], Deferred[None]]
 
@@ -69,7 +69,7 @@ class Joins(Factory["JoinProtocol"]):
         return self._openings.any()
 
     def start(self) -> None:
-        """Say at once where nobody will be able to join, for want of a permission.  After root was given up."""
+        """Clear away what is used up; or say where nobody can join, for want of a permission.  After root was given up."""
         for part in (self._folder, self._folder / AUTHORIZED, self._folder / INVITES):
             if part.exists() and not os.access(part, os.W_OK | os.X_OK, effective_ids=True):
                 self.log.error(
@@ -77,6 +77,9 @@ class Joins(Factory["JoinProtocol"]):
                     path=printable(str(part)),
                 )
                 return
+        # What a kill has left of a join is cleared away before its name can be free again.
+        swept: Deferred[Any] = self._turn.run(self._in_thread, self._invites.sweep)
+        swept.addErrback(lambda failure: self.log.error("{why}", why=str(failure.value)))
 
     def join(self, secret: bytes, arrival: Arrival) -> Deferred[Joined]:
         """Do a join.  Fires when the client is in force; fails with what :meth:`~mtlsd.enrol.invites.Invites.join` raises."""
