@@ -113,11 +113,11 @@ class JoinProtocol(Protocol):
         self._done = False
 
     def connectionMade(self) -> None:
-        if self._joins.attempts.exhausted(self.transport.peer[0]):
-            self._refuse(Reason.OVER_LIMIT, "too many failed joins from this address", LATER)
+        self._is_late()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._done:
+        # Whoever opened a thousand connections before the first of them failed has no more tries than anybody.
+        if self._done or self._is_late():
             return
         self._line += data
         line, end, more = self._line.partition(b"\n")
@@ -150,6 +150,13 @@ class JoinProtocol(Protocol):
         else:
             self._joins.log.failure("a join failed", failure)
         self._refuse(Reason.INTERNAL_ERROR, "the join could not be written", FAILED)
+
+    def _is_late(self) -> bool:
+        """Tell, and say, whether the peer's address has failed too often to be heard now."""
+        late = self._joins.attempts.exhausted(self.transport.peer[0])
+        if late:
+            self._refuse(Reason.OVER_LIMIT, "too many failed joins from this address", LATER)
+        return late
 
     def _fail(self, detail: str) -> None:
         self._joins.attempts.failed(self.transport.peer[0])
