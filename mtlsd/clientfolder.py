@@ -134,7 +134,7 @@ class ClientFolder:
 
     def put_curl(self) -> None:
         """Write the configuration for ``curl --config``."""
-        lines = [f'{option} = "{_quoted(path)}"\n' for option, path in _curl_options(self)]
+        lines = [f'{option} = "{_quoted(text)}"\n' for option, text in _curl_options(self)]
         self._put(CURL, "".join(lines).encode(), 0o644)
 
     def forget(self) -> None:
@@ -191,13 +191,14 @@ def put_pair(inside: Folder, parent: Path, name: str, key_pem: bytes, certificat
         raise
 
 
-def _curl_options(folder: ClientFolder) -> tuple[tuple[str, Path], ...]:
-    return ("cacert", folder.server), ("cert", folder.certificate), ("key", folder.key)
+def _curl_options(folder: ClientFolder) -> tuple[tuple[str, str], ...]:
+    # What follows a colon is a password to --cert, and to no other option: an IPv6 address has some, and is a folder's name.
+    certificate = str(folder.certificate).replace("\\", "\\\\").replace(":", "\\:")
+    return ("cacert", str(folder.server)), ("cert", certificate), ("key", str(folder.key))
 
 
-def _quoted(path: Path) -> str:
-    """Return a path as it stands in quotes in curl's configuration (curl(1), --config)."""
-    text = str(path)
+def _quoted(text: str) -> str:
+    """Return a value as it stands in quotes in curl's configuration (curl(1), --config)."""
     for character, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"), ("\v", "\\v")):
         text = text.replace(character, escaped)
     return text

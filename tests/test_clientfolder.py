@@ -143,6 +143,15 @@ class FolderTests(SynchronousTestCase):
         folder.put_curl()
         self.assertIn('/a \\"b\\" \\\\c/key.pem"\n', folder.curl.read_text())
 
+    def test_a_colon(self) -> None:
+        """A client of a server that is known by its IPv6 address only would be asked for a certificate that is not there."""
+        folder = ClientFolder(self.base / "::1\\")
+        folder.put_pair(self.made)
+        folder.put_curl()
+        # To curl, it is the password that follows a colon in `cert`, unless a backslash is before it.
+        self.assertIn('/\\\\:\\\\:1\\\\\\\\/cert.pem"\n', folder.curl.read_text())
+        self.assertIn('/::1\\\\/key.pem"\n', folder.curl.read_text())
+
     def test_usual_folder(self) -> None:
         """The pair would be where nobody looks for it."""
         home = Path("/home/bob")

@@ -291,6 +291,56 @@ class JoinTests(InvitesBase):
         self.not_invited("has the key of", invited.secret, self.pair("bob", key=mallory.key))
         self.join(invited, self.newcomer())
 
+    def test_the_name_was_revoked(self) -> None:
+        """Lost: who is shut out, or whoever has found the line since, would be back by an invite that had been dead."""
+        for how in ("another way", "a kill"):
+            with self.subTest(how):
+                invited = self.invites.invite("bob", ["ops"])
+                file = self.folder / "invites" / invited.invite.file
+                text = file.read_bytes()
+                if how == "a kill":
+                    self.join(invited, self.newcomer())
+                    file.write_bytes(text)
+                else:
+                    self.store.authorize([self.newcomer().der], "bob")
+                self.now += timedelta(seconds=1)
+                self.writer().revoke("bob")
+                self.assertTrue(file.exists())
+                self.not_invited("bob was revoked after it was made", invited.secret, self.newcomer())
+                stones = looked_at(self.folder).snapshot.tombstones.values()
+                self.assertEqual(standing(self.folder, self.now, stones), ([], []))
+                # Nor does it stand in the way of the next one, which is good.
+                self.now += timedelta(seconds=1)
+                second = self.invites.invite("bob")
+                self.assertEqual(self.files(), [second.invite.file])
+                self.join(second, self.newcomer())
+                self.now += timedelta(seconds=1)
+                self.writer().revoke("bob")
+                self.now += timedelta(seconds=1)
+
+    def test_a_tombstone_that_tells_no_time(self) -> None:
+        """Lost: whoever wrote a tombstone by hand would have revoked a client, and left it the way back in."""
+        for told in ("null", '"yesterday"', '"2026-11-23T12:00:00"'):
+            invited = self.invites.invite("bob")
+            stone = self.folder / "revoked" / f"{'ab' * 32}.json"
+            stone.write_text(f'{{"name": "bob", "time": {told}}}')
+            self.not_invited("bob was revoked", invited.secret, self.newcomer())
+            stone.unlink()
+            self.invites.uninvite("bob")
+
+    def test_swept_at_the_start(self) -> None:
+        """Lost: a line that was used would be good again where a kill left its file, and somebody removes the client's by hand."""
+        self.assertEqual(self.invites.sweep(), ())
+        invited = self.invites.invite("bob")
+        file = self.folder / "invites" / invited.invite.file
+        text = file.read_bytes()
+        self.join(invited, self.newcomer())
+        file.write_bytes(text)
+        left = self.invites.invite("carol")
+        file.write_bytes(text)
+        self.assertEqual(self.writer().sweep(), ())
+        self.assertEqual(self.files(), [left.invite.file])
+
     def test_somebody_elses_certificate(self) -> None:
         """Lost: one certificate would be two clients."""
         invited, alice = self.invites.invite("bob"), self.newcomer("alice")

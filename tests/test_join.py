@@ -560,6 +560,14 @@ class LimitTests(JoinBase):
         self.assertEqual(self.guess(), {"error": "refused"})
         self.assertEqual(self.ask(invited, address="192.0.2.1")[1]["client"], "bob")
 
+    def test_guessing_at_once(self) -> None:
+        """The limit would be that of the connections that somebody can open before the first of them fails: some thousands."""
+        self.invite()
+        clients = [self.front.asking(self.bob, address="192.0.2.1") for _ in range(12)]
+        told = [self.answer(client, request_with(b"\0" * 16))["error"] for client in clients]
+        self.assertEqual(told, ["refused"] * 10 + ["later"] * 2)
+        self.assertEqual([event.reason for event in self.front.sink.events][-2:], [Reason.OVER_LIMIT] * 2)
+
     def test_joins_are_no_failures(self) -> None:
         """Behind one address, the eleventh of a whole team could not join."""
         for number in range(12):

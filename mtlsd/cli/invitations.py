@@ -23,6 +23,7 @@ from mtlsd.enrol.invites import Invites
 from mtlsd.errors import Refused
 from mtlsd.keys import Hosts, read_endpoint
 from mtlsd.registry.founding import certificate_at
+from mtlsd.registry.room import looked_at
 from mtlsd.settings import load
 from mtlsd.text import printable
 
@@ -105,7 +106,7 @@ def invite(
 @certs_option
 def invites(as_json: bool, certs: Path) -> int:
     """List the invites that are open: name, groups, until when, and who made them."""
-    found, problems = standing(certs, now())
+    found, problems = standing(certs, now(), looked_at(certs).snapshot.tombstones.values())
     for problem in problems:
         complain(problem)
     if as_json:

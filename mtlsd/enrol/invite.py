@@ -1,7 +1,8 @@
 """An invite as its file has it: ``invites/ID.json`` in the operator's folder, and how it is read safely.
 
 It holds the hash of the secret, never the secret.  It is used up by the name: once ``authorized/NAME.pem`` is there, the
-invite is dead, whoever removes its file and when.  So what a kill leaves needs no repair, only a look.
+invite is dead, whoever removes its file and when.  So what a kill leaves needs no repair, only a look.  And it stays dead when
+that name is revoked, whose file goes then: a tombstone that is younger than the invite says so.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,7 @@ from mtlsd.identity import FINGERPRINT_DIGITS, is_client_name, parse_fingerprint
 from mtlsd.registry.folder import Unsafe, read_file
 from mtlsd.registry.listing import AUTHORIZED
 from mtlsd.registry.lock import likely_server
+from mtlsd.registry.records import Tombstone
 from mtlsd.registry.terms import GROUP_NAME
 from mtlsd.text import printable
 
@@ -178,13 +180,34 @@ def is_dead(folder: Path, invite: Invite) -> bool:
     return os.path.lexists(folder / AUTHORIZED / f"{invite.name}.pem")
 
 
-def standing(folder: Path, now: datetime) -> tuple[list[Invite], list[str]]:
-    """Return the invites of *folder* that are good now, the next to expire first, and what is wrong with others."""
+def is_withdrawn(invite: Invite, stones: Iterable[Tombstone]) -> bool:
+    """Tell whether somebody was revoked under the name of an invite since that was made: then it is nobody's way back in.
+
+    One that was used up is among these, where a kill left its file: the name was free again after that.
+    """
+    return any(stone.client == invite.name and not _is_before(stone.time, invite.created) for stone in stones)
+
+
+def _is_before(told: str | None, moment: datetime) -> bool:
+    """Tell whether a tombstone is certainly older; fails closed."""
+    try:
+        time = datetime.fromisoformat(told or "")
+    except ValueError:
+        return False
+    return time.tzinfo is not None and time < moment
+
+
+def standing(folder: Path, now: datetime, stones: Iterable[Tombstone] = ()) -> tuple[list[Invite], list[str]]:
+    """Return the invites of *folder* that are good now, the next to expire first, and what is wrong with others.
+
+    *stones* are the tombstones of the folder.
+    """
     server = likely_server(folder)
     try:
         with opened_invites(folder, server) as invites:
             found, problems = all_in(folder, invites, server)
     except FileNotFoundError:
         return [], []
-    good = [one for one in found if now < one.expires and not is_dead(folder, one)]
+    stones = list(stones)
+    good = [one for one in found if now < one.expires and not is_dead(folder, one) and not is_withdrawn(one, stones)]
     return sorted(good, key=lambda one: one.expires), problems

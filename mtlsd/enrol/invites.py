@@ -13,7 +13,7 @@ from functools import partial
 
 from mtlsd.audit.events import Event, Kind
 from mtlsd.enrol.invitation import SECRET
-from mtlsd.enrol.invite import INVITES, Invite, all_in, digest_of, file_of, opened_invites, safely_read
+from mtlsd.enrol.invite import INVITES, Invite, all_in, digest_of, file_of, is_withdrawn, opened_invites, safely_read
 from mtlsd.errors import FolderError, MtlsdError, NotFound, Refused
 from mtlsd.identity import Certificate, Tls, is_client_name
 from mtlsd.registry.atomic import Folder, Transaction, failing_whole
@@ -140,6 +140,8 @@ class Invites(Store):
         name = invite.name
         if room.authorized.has(f"{name}.pem"):
             raise NotInvited(f"invite {invite.id}: the name {name} is taken")
+        if is_withdrawn(invite, room.seen.snapshot.tombstones.values()):
+            raise NotInvited(f"invite {invite.id}: {name} was revoked after it was made")
         try:
             terms, text = self._terms_to_come(room, invite)
             self._check(room, leaf, arrival.der, name, terms, again=False)
@@ -156,6 +158,16 @@ class Invites(Store):
         event = self._told(Kind.JOINED, invite, arrival, leaf)
         problems += in_ledger(self._folder, room.root, [event])
         return Joined(invite, terms.groups, event, tuple(problems))
+
+    def sweep(self) -> tuple[str, ...]:
+        """Remove what is dead or has expired; return what cannot be read.
+
+        For a server that starts: a kill leaves the file of an invite that is used up, which is dead only as long as its name is
+        taken.
+        """
+        with suppress(NotFound), self._changing() as room, self._opened(room) as invites:
+            return tuple(self._swept(room, invites)[1])
+        return ()
 
     # What the changes are made of.
 
@@ -195,10 +207,10 @@ class Invites(Store):
         """Remove what is dead or has expired; return what is left, and what cannot be read."""
         invites.sweep()
         found, problems = all_in(self._folder, invites.descriptor, likely_server(self._folder))
-        left = []
+        left, stones = [], room.seen.snapshot.tombstones.values()
         for invite in found:
             if not room.authorized.has(f"{invite.name}.pem"):
-                if self._now() < invite.expires:
+                if self._now() < invite.expires and not is_withdrawn(invite, stones):
                     left.append(invite)
                     continue
                 self._drop_terms(room, invite)

@@ -29,7 +29,7 @@ from mtlsd.registry.listing import AUTHORIZED, files_of
 from mtlsd.text import printable
 
 #: Runs something that may block off the reactor's thread.
-InThread: TypeAlias = Callable[[Callable[[], Joined]], Deferred[Joined]]
+InThread: TypeAlias = Callable[[Callable[[], Any]], Deferred[Any]]
 #: Fires when what these files of ``authorized/`` say is in force.
 Look: TypeAlias = Callable[[frozenset[str]], Deferred[None]]
 
@@ -69,7 +69,7 @@ class Joins(Factory["JoinProtocol"]):
         return self._openings.any()
 
     def start(self) -> None:
-        """Say at once where nobody will be able to join, for want of a permission.  After root was given up."""
+        """Clear away what is used up; or say where nobody can join, for want of a permission.  After root was given up."""
         for part in (self._folder, self._folder / AUTHORIZED, self._folder / INVITES):
             if part.exists() and not os.access(part, os.W_OK | os.X_OK, effective_ids=True):
                 self.log.error(
@@ -77,6 +77,9 @@ class Joins(Factory["JoinProtocol"]):
                     path=printable(str(part)),
                 )
                 return
+        # What a kill has left of a join is cleared away before its name can be free again.
+        swept: Deferred[Any] = self._turn.run(self._in_thread, self._invites.sweep)
+        swept.addErrback(lambda failure: self.log.error("{why}", why=str(failure.value)))
 
     def join(self, secret: bytes, arrival: Arrival) -> Deferred[Joined]:
         """Do a join.  Fires when the client is in force; fails with what :meth:`~mtlsd.enrol.invites.Invites.join` raises."""
@@ -109,11 +112,11 @@ class JoinProtocol(Protocol):
         self._done = False
 
     def connectionMade(self) -> None:
-        if self._joins.attempts.exhausted(self.transport.peer[0]):
-            self._refuse(Reason.OVER_LIMIT, "too many failed joins from this address", LATER)
+        self._is_late()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._done:
+        # Whoever opened a thousand connections before the first of them failed has no more tries than anybody.
+        if self._done or self._is_late():
             return
         self._line += data
         line, end, more = self._line.partition(b"\n")
@@ -146,6 +149,13 @@ class JoinProtocol(Protocol):
         else:
             self._joins.log.failure("a join failed", failure)
         self._refuse(Reason.INTERNAL_ERROR, "the join could not be written", FAILED)
+
+    def _is_late(self) -> bool:
+        """Tell, and say, whether the peer's address has failed too often to be heard now."""
+        late = self._joins.attempts.exhausted(self.transport.peer[0])
+        if late:
+            self._refuse(Reason.OVER_LIMIT, "too many failed joins from this address", LATER)
+        return late
 
     def _fail(self, detail: str) -> None:
         self._joins.attempts.failed(self.transport.peer[0])

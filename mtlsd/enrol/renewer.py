@@ -110,6 +110,10 @@ def _tried(pairs: ClientPairs, server: Server, old: Certificate, new: Pair, cert
     try:
         who = whoami(server, new)
     except Rejected as error:
+        if not error.alert:
+            # It has not said no: it was restarted just now, perhaps.  Going back would leave two certificates that live, of
+            # which the newer is never used; the same command again finishes this.
+            raise
         for name, _, other in pairs.others():
             if other.fingerprint == old.fingerprint:
                 pairs.use(name)
@@ -120,6 +124,9 @@ def _tried(pairs: ClientPairs, server: Server, old: Certificate, new: Pair, cert
 
 def _found_again(pairs: ClientPairs, server: Server, error: Rejected) -> Renewal:
     """The present pair is not let in: take another one that is here and is."""
+    if not error.alert:
+        # It has not said no.  The pair before is perhaps let in as well, but not for long.
+        raise error
     for name, pair, certificate in pairs.others():
         try:
             who = whoami(server, pair)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import threading
 from datetime import timedelta
@@ -25,7 +27,7 @@ from mtlsd.keys import new_client_pair
 from mtlsd.registry.pem import certificates_in
 from mtlsd.registry.store import Store
 from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Server, command, end, environment, free_port, poll
-from tests.acceptance.test_join import MTLSD
+from tests.acceptance.test_join import MTLSD, Listener
 from tests.test_clientpairs import Links
 from tests.test_store import Killed
 
@@ -315,6 +317,65 @@ class ManyTests(RenewTestCase):
         self.assertEqual(sorted(str(event["client"]) for event in self.ledger("renewed")), sorted(names))
         self.assertEqual([self.hello(name) for name in names], [f"Hello: {name}\n" for name in names])
         poll("each old one has an end", lambda: len(self.ledger("retired")) == len(names))
+
+
+class HungUpTests(RenewTestCase):
+    """A connection that breaks, without a word of the server's, on the way to the new certificate."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.start()
+        self.client()
+
+    def breaking(self, which: int) -> str:
+        """Return where the server is behind somebody who hangs up on a connection: the first one is number 1."""
+        numbers = itertools.count(1)
+
+        def relay(sock: socket.socket) -> None:
+            hello = sock.recv(65536)
+            if next(numbers) == which:
+                return
+            with socket.create_connection(("127.0.0.1", self.server.port), DEADLINE) as there:
+
+                def back() -> None:
+                    with contextlib.suppress(OSError):
+                        while data := there.recv(65536):
+                            sock.sendall(data)
+                        sock.shutdown(socket.SHUT_WR)
+
+                thread = threading.Thread(target=back, daemon=True)
+                thread.start()
+                there.sendall(hello)
+                with contextlib.suppress(OSError):
+                    while data := sock.recv(65536):
+                        there.sendall(data)
+                    there.shutdown(socket.SHUT_WR)
+                thread.join(DEADLINE)
+
+        listener = Listener(relay)
+        self.addCleanup(listener.close)
+        return f"localhost:{listener.port}"
+
+    def test_the_first_use(self) -> None:
+        """A client that went back to its old pair would hear that it has two already, each day until that pair has ended."""
+        old = self.fingerprint()
+        found = self.renew("bob", "--at", self.breaking(3))
+        self.assertEqual((found.returncode, found.stdout), (1, ""), found.stderr)
+        self.assertIn("it hung up", found.stderr)
+        self.assertNotEqual(self.fingerprint(), old)
+        self.assertIn("had renewed", self.renewed("bob", "--if-expiring", "1d", "--then", "echo told >> told"))
+        self.assertEqual((self.folder / "told").read_text(), "told\n")
+        self.assertEqual(len(self.ledger("renewed")), 1)
+
+    def test_afterwards(self) -> None:
+        """A client would go back, without a word, to a pair that ends within the hour."""
+        self.renew("bob", "--then", "false")
+        new = self.fingerprint()
+        found = self.renew("bob", "--at", self.breaking(1), "--if-expiring", "1d")
+        self.assertEqual((found.returncode, found.stdout), (1, ""), found.stderr)
+        self.assertIn("it hung up", found.stderr)
+        self.assertIn("had renewed", self.renewed("bob", "--if-expiring", "1d"))
+        self.assertEqual(self.fingerprint(), new)
 
 
 class KilledTests(RenewTestCase):
