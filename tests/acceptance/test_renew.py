@@ -100,7 +100,7 @@ class SceneTests(RenewTestCase):
         poll("the groups are there", lambda: "ops" in self.hello(path="/whoami"))
         before, old = self.pair(), self.fingerprint()
         said = self.renewed("bob", "--then", "echo told >> told")
-        self.assertRegex(said, r"^renewed the certificate of bob: \S*/bob/cert.pem is good until \d{4}-\d\d-\d\d\n$")
+        self.assertRegex(said, r"^renewed the certificate of bob, good until \d{4}-\d\d-\d\d\nit is in \S*/bob, as before\n$")
         self.assertNotEqual(self.pair()[0], before[0])
         self.assertEqual((self.folder / "told").read_text(), "told\n")
         told = json.loads(self.hello(path="/whoami"))
