@@ -116,6 +116,9 @@ class SceneTests(RenewTestCase):
         (retired,) = poll("the old one has an end", lambda: self.server.events("retired"))
         self.assertEqual((self.ledger("renewed"), self.ledger("retired")), ([renewed], [retired]))
         self.assertEqual((renewed["fingerprint"], retired["fingerprint"]), (self.fingerprint(), old))
+        # The operator who reads the log at night.
+        for said in (f"renewed bob from .*renewed from {old}", f"retired bob .*renewed as {self.fingerprint()}, ends at "):
+            self.server.log.wait_for(rf"mtlsd#info\] {said}")
         terms = (self.certs / "authorized" / "bob.toml").read_text()
         self.assertTrue(terms.startswith('# mine\ngroups = ["ops"]\n'), terms)
         # At once, a second time: the first has its overlap still.
@@ -221,7 +224,7 @@ class RefusedTests(RenewTestCase):
 
     def test_too_long(self) -> None:
         """The operator's limit would be the client's to set."""
-        self.start("--renew-longest", "90")
+        self.start("--renew-longest", "90d")
         self.client()
         self.not_renewed("ends too late: make one for fewer days")
         self.assertEqual(self.hello(), "Hello: bob\n")
