@@ -166,6 +166,17 @@ class CommandTests(test_cli.Base):
         self.put(b"x")
         self.assertIn("1 line is no event, the first is line 1; the rest is shown", self.run_it("history").stderr)
 
+    def test_from_where(self) -> None:
+        """Lost: that somebody else has renewed with a client's key."""
+        self.put(
+            line("renewed", detail="renewed from x", peer={"address": "2001:db8::1", "port": 1}),
+            line("joined", peer={"address": "192.0.2.1", "port": 1}),
+            line("odd", detail="as it is", peer={"address": 7}),
+        )
+        rows = self.done("history").splitlines()[1:]
+        told = ["renewed from x, from 2001:db8::1", "from 192.0.2.1", "as it is"]
+        self.assertEqual([row.rpartition("ann    ")[2] for row in rows], told)
+
     def test_raw_text(self) -> None:
         """Lost: a ledger that somebody has written to could write to the operator's terminal."""
         raw = "\x1b]0;x\x07\n\u202e"

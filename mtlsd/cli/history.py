@@ -88,8 +88,15 @@ def _row(entry: Entry) -> tuple[str, ...]:
         _shown(entry.text("client")),
         _shown(entry.text("fingerprint"))[:GRANT_DIGITS],
         _shown(entry.text("actor")),
-        _shown(entry.text("detail") or entry.text("reason")),
+        _shown(", ".join(filter(None, (entry.text("detail") or entry.text("reason"), _whence(entry))))),
     )
+
+
+def _whence(entry: Entry) -> str | None:
+    """Return from where a client has joined or renewed, for the operator to wonder at."""
+    peer = entry.told.get("peer")
+    address = peer.get("address") if isinstance(peer, dict) else None
+    return f"from {address}" if isinstance(address, str) else None
 
 
 def _shown(text: str | None) -> str:

@@ -19,7 +19,7 @@ from mtlsd.client import Pair as ClientPair
 from mtlsd.client import Rejected, whoami
 from mtlsd.client import Server as Known
 from mtlsd.clientfolder import ClientFolder
-from mtlsd.clientpairs import ClientPairs
+from mtlsd.clientpairs import MARK, ClientPairs
 from mtlsd.enrol import renewer
 from mtlsd.keys import new_client_pair
 from mtlsd.registry.pem import certificates_in
@@ -402,6 +402,38 @@ class KilledTests(RenewTestCase):
                 self.assertEqual(self.hello(f"c{at}"), f"Hello: c{at}\n")
                 self.assertFalse(pairs.is_under_way)
         self.assertEqual(len(self.ledger("renewed")), counting.count + 1)
+
+    def test_the_newer_one_is_here(self) -> None:
+        """A client with two live certificates could never renew: the older one is refused, and the newer one was never used."""
+        folder = self.client()
+        old, before = self.fingerprint(), self.pair()
+        self.renewed()
+        new = self.pair()
+        # As after a backup of the client's.
+        ClientPairs(folder).use(old[:16])
+        (folder.path / MARK).unlink()
+        self.assertEqual(self.pair(), before)
+        self.assertIn("had renewed", self.renewed("bob", "--then", "echo told >> told"))
+        self.assertEqual(self.pair(), new)
+        self.assertEqual((self.folder / "told").read_text(), "told\n")
+        self.assertIsNone(ClientPairs(folder).waiting())
+        self.not_renewed("if it was not you, tell whoever looks after the server: mtlsd history bob")
+        self.assertEqual(len(self.ledger("renewed")), 1)
+        self.assertEqual([event["reason"] for event in self.server.events("rejected")], [])
+
+    def test_what_was_renewed_is_not_known_as_that(self) -> None:
+        """The next pair, which is let in by now, would be thrown away, and with it all that gets in once the old one has ended."""
+        self.client()
+        lock, process = self.waiting()
+        process.kill()
+        process.communicate()
+        os.close(lock)
+        poll("the renewal takes place", lambda: self.ledger("renewed"))
+        terms = self.certs / "authorized" / "bob.toml"
+        self.write(terms, terms.read_bytes().partition(b"[renewed]")[0])
+        self.assertIn("had renewed", self.renewed())
+        self.assertEqual(self.fingerprint(), self.ledger("renewed")[0]["fingerprint"])
+        self.assertEqual(self.hello(), "Hello: bob\n")
 
     def test_the_newest_is_not_known(self) -> None:
         """After the server's folder came back from a backup, a client would be shut out although its old pair is good."""
