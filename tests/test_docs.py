@@ -197,7 +197,7 @@ class CommandTests(SynchronousTestCase):
             "CONTRIBUTING.md",
         ):
             for found in re.finditer(
-                r"(?<!twistd )\bmtlsd (approve|authorize|check|clients|dismiss|explain|export|history|import|init|invites?|join|new|pending|renew|revoke"
+                r"(?<!twistd )\bmtlsd (adopt|approve|authorize|check|clients|dismiss|explain|export|history|import|init|invites?|join|new|pending|renew|revoke"
                 r"|route|uninvite)\b([^`\n|]*)",
                 page(name),
             ):

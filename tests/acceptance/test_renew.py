@@ -26,6 +26,7 @@ from mtlsd.registry.pem import certificates_in
 from mtlsd.registry.store import Store
 from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Server, command, end, environment, free_port, poll
 from tests.acceptance.test_join import MTLSD
+from tests.pki import make_pair
 from tests.test_clientpairs import Links
 from tests.test_store import Killed
 
@@ -210,6 +211,84 @@ class SceneTests(RenewTestCase):
             self.assertEqual(found.stderr.count("\n"), 1, found.stderr)
         shutil.rmtree(base)
         self.assertIn("nothing was joined", run().stderr)
+
+
+class AdoptTests(RenewTestCase):
+    """A client that was approved, with files of its own."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.start()
+        make = "req -nodes -x509 -newkey rsa:2048 -keyout clientKey.pem -out clientCrt.pem -days 20 -subj /CN=alice"
+        self.assertEqual(self.openssl(*make.split()).returncode, 0)
+        self.certificate = (self.folder / "clientCrt.pem").read_bytes()
+
+    def let_in(self) -> None:
+        self.write(self.certs / "authorized" / "alice.pem", self.certificate)
+        poll("she is let in", lambda: self.curl_as("client", self.server).stdout.endswith("Hello: alice\n"))
+
+    def adopt(self, *more: str | Path, known: bool = True) -> subprocess.CompletedProcess[str]:
+        pair = ("--cert", "clientCrt.pem", "--key", "clientKey.pem", "--dir", "alice")
+        right = ("--cacert", self.certs / "serverCrt.pem") if known else ()
+        return command("adopt", f"localhost:{self.server.port}", *pair, *right, *more, cwd=self.folder)
+
+    def test_adopted_and_renewed(self) -> None:
+        """Who was approved would have to carry a file each year, or be invited anew under another name."""
+        refused = self.adopt()
+        self.assertEqual((refused.returncode, refused.stdout), (1, ""))
+        self.assertIn("it has to be approved first, there: mtlsd pending lists it\n", refused.stderr)
+        self.assertFalse((self.folder / "alice").exists())
+        self.let_in()
+        for said in ("adopted the pair of alice, for localhost:", "you had adopted the pair of alice"):
+            found = self.adopt()
+            self.assertEqual((found.returncode, found.stderr), (0, ""))
+            self.assertTrue(found.stdout.startswith(said), found.stdout)
+            self.assertIn(f"curl --config {self.folder}/alice/curl ", found.stdout)
+        self.assertEqual((self.folder / "alice" / "key.pem").stat().st_mode & 0o777, 0o600)
+        self.assertEqual(self.hello("alice"), "Hello: alice\n")
+        self.assertEqual((self.folder / "alice" / "cert.pem").read_bytes(), self.certificate)
+        self.assertIn("renewed the certificate of alice", self.renewed("alice"))
+        self.assertEqual(self.hello("alice"), "Hello: alice\n")
+        self.assertNotEqual((self.folder / "alice" / "cert.pem").read_bytes(), self.certificate)
+        # What was there is let be, and the folder is not made anew over what has come of it.
+        self.assertEqual((self.folder / "clientCrt.pem").read_bytes(), self.certificate)
+        self.assertIn("holds another pair already", self.adopt().stderr)
+
+    def test_by_the_fingerprint(self) -> None:
+        """Without the server's certificate, which nobody has carried, it could not be done; or anybody would do as the server."""
+        self.let_in()
+        (server,) = certificates_in((self.certs / "serverCrt.pem").read_bytes()).leaves
+        wrong = self.adopt("--fingerprint", "0" * 64, known=False)
+        self.assertIn("nothing was sent", wrong.stderr)
+        self.assertFalse((self.folder / "alice").exists())
+        found = self.adopt("--fingerprint", server.fingerprint.upper(), known=False)
+        self.assertEqual((found.returncode, found.stderr), (0, ""))
+        self.assertEqual(self.hello("alice"), "Hello: alice\n")
+
+    def test_wrong(self) -> None:
+        """Each of these would be a traceback, or a folder with a pair that is none."""
+        self.let_in()
+        (self.folder / "empty.pem").touch()
+        (self.folder / "damaged.pem").write_bytes(self.certificate[:200])
+        locked = ("pkey", "-in", "clientKey.pem", "-aes256", "-passout", "pass:x", "-out", "locked.pem")
+        self.assertEqual(self.openssl(*locked).returncode, 0)
+        make_pair("eve").write(self.folder, "eve")
+        for more, said in (
+            (("--cert", "nowhere.pem"), "nowhere.pem: cannot be read: No such file or directory"),
+            (("--cert", "empty.pem"), "empty.pem: there is no certificate in it"),
+            (("--cert", "damaged.pem"), "damaged.pem: a BEGIN line of CERTIFICATE without its END line"),
+            (("--cacert", "empty.pem"), "empty.pem: there is no certificate in it"),
+            (("--key", "empty.pem"), "empty.pem: there is no private key in it"),
+            (("--key", "locked.pem"), "locked.pem: the key is encrypted"),
+            (("--key", "eveKey.pem"), "the key and the certificate do not belong together"),
+            (("--fingerprint", "0" * 64), "give either --cacert FILE or --fingerprint F"),
+            (("--fingerprint", "00"), "a fingerprint is 64 hex digits"),
+        ):
+            found = self.adopt(*more)
+            self.assertEqual((found.stdout, found.stderr.count("\n")), ("", 1), found.stderr)
+            self.assertIn(said, found.stderr)
+            self.assertFalse((self.folder / "alice").exists())
+        self.assertIn("give either", self.adopt(known=False).stderr)
 
 
 class RefusedTests(RenewTestCase):
