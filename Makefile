@@ -4,6 +4,7 @@
 # make fuzz    a minute of dice against the front door in memory, and some thousand short connections
 # make mutate  would the tests notice if a line of mtlsd/policy.py were wrong?
 # make bench   mtlsd beside other servers, and by the number of clients: tables, and the plots in docs/
+# make scenes  plays the scenes of enrolment, and writes docs/scenes.md
 # make clean   removes what these made, and never anything under certs/
 
 PYTHON ?= python3
@@ -18,7 +19,7 @@ peers := node:nodejs npm:npm nginx:nginx-light caddy:caddy
 # A Python that has gone (an upgrade of the system, a folder that was moved) means: install again.
 $(shell $(bin)/python -c '' 2>/dev/null || rm -f $(venv)/.installed-*)
 
-.PHONY: help serve test check fuzz format mutate bench clean tools peers
+.PHONY: help serve test check fuzz format mutate bench scenes clean tools peers
 .DELETE_ON_ERROR:
 
 help: tools
@@ -51,6 +52,11 @@ bench: $(venv)/.installed-serve $(venv)/peers/.installed
 	$(bin)/python benchmarks/pauses.py
 	$(bin)/python benchmarks/scale.py --out $(venv)/clients.json
 	$(venv)/peers/bin/python benchmarks/plot.py --servers $(venv)/servers.json --clients $(venv)/clients.json --into docs
+
+# By way of a file of its own: a performance that fails leaves the page as it was.
+scenes: $(venv)/.installed-serve
+	$(bin)/python docs/scenes.py > $(venv)/scenes.md
+	mv $(venv)/scenes.md docs/scenes.md
 
 format: $(venv)/.installed-check
 	$(bin)/ruff check --fix .

@@ -10,7 +10,9 @@ from itertools import islice
 
 from twisted.logger import Logger
 
+from mtlsd.durations import written
 from mtlsd.identity import GRANT_DIGITS
+from mtlsd.policy import remedy_of_end
 from mtlsd.registry.records import Authorization, Snapshot
 from mtlsd.text import days_left
 
@@ -31,14 +33,20 @@ class ExpiryWatch:
         snapshot: Callable[[], Snapshot],
         now: Callable[[], datetime],
         seconds: Callable[[], float],
-        days: int,
+        ahead: timedelta,
         log: Logger | None = None,
+        *,
+        renews: bool = False,
     ) -> None:
-        """*snapshot* gives what is in force, *now* the aware wall-clock time; a certificate is told of for its last *days*."""
+        """*snapshot* gives what is in force, *now* the aware wall-clock time; a certificate is told of once it ends within *ahead*.
+
+        *renews*: clients may renew by themselves.
+        """
         self._snapshot = snapshot
         self._now = now
         self._seconds = seconds
-        self._days = days
+        self._ahead = ahead
+        self._renews = renews
         self._due = float("-inf")
         self._round: _Round | None = None
         self._log = log or Logger()
@@ -49,7 +57,7 @@ class ExpiryWatch:
             if self._seconds() < self._due:
                 return
             self._due = self._seconds() + DAY
-            self._round = _Round(self._snapshot(), self._now(), timedelta(days=self._days))
+            self._round = _Round(self._snapshot(), self._now(), self._ahead)
         if not self._round.goes_on():
             done, self._round = self._round, None
             self._report(done)
@@ -58,16 +66,17 @@ class ExpiryWatch:
         if done.count <= MOST_LINES:
             for one in done.soonest:
                 self._log.warn(
-                    "{client}: certificate {short} {ends}; to put it right: mtlsd authorize NEW.pem --name {client} --add",
+                    "{client}: certificate {short} {ends}; to put it right: {remedy}",
                     client=one.client,
                     short=one.certificate.fingerprint[:GRANT_DIGITS],
                     ends=_ends(one, done.now),
+                    remedy=remedy_of_end(one.client, renews=self._renews),
                 )
             return
         self._log.warn(
-            "{count} certificates end within {days} days, first {named}, …: mtlsd clients --expiring {days}d lists them",
+            "{count} certificates end within {ahead}, first {named}, …: mtlsd clients --expiring {ahead} lists them",
             count=f"{done.count:,}",
-            days=self._days,
+            ahead=written(self._ahead),
             named=", ".join(f"{one.client} ({one.ends:%Y-%m-%d})" for one in done.soonest[:NAMED]),
         )
 

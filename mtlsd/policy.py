@@ -164,3 +164,9 @@ def remedy(reason: Reason, leaf: Certificate | None = None, now: datetime | None
 def approval(fingerprint: str) -> str:
     """Return the command that approves a certificate that has knocked."""
     return f"mtlsd approve {fingerprint} --name NAME"
+
+
+def remedy_of_end(client: str, *, renews: bool) -> str:
+    """Return what keeps the authorized *client* from being shut out by the end of its certificate; *renews*: it may renew by itself."""
+    authorize = f"mtlsd authorize NEW.pem --name {client} --add"
+    return f"mtlsd renew, at the client; or {authorize}" if renews else authorize

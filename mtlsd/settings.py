@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
+from datetime import timedelta
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast
 
+from mtlsd.durations import NONE, read_duration, written
 from mtlsd.errors import SettingsError
 from mtlsd.keys import read_endpoint
 from mtlsd.text import printable
@@ -25,8 +27,8 @@ def _setting(
     default: object,
     help: str,
     *,
-    least: float | None = None,
-    most: float | None = None,
+    least: float | timedelta | None = None,
+    most: float | timedelta | None = None,
     choices: tuple[str, ...] = (),
     check: Callable[[str], object] | None = None,
 ) -> Any:
@@ -37,8 +39,8 @@ def _setting(
 class Settings:
     """The settings of one service, checked.
 
-    Times are seconds (but for ``expiry_warning`` and ``renew_longest``, which nobody counts in them), sizes are bytes, 0 connections means no
-    limit.
+    Times are seconds, but for those that nobody counts in them: these are written with their unit, as in a client's terms (``30d``).
+    Sizes are bytes, 0 connections means no limit.
     """
 
     port: int = _setting(9443, "TCP port to listen on; 0 takes a free one.", least=0, most=65535)
@@ -51,8 +53,11 @@ class Settings:
     )
     audit_log: Path | None = _setting(None, "File for the verdicts, one JSON object a line; default: none.")
     access_log: str | None = _setting(None, "File for the requests, or - for the service's own log; default: none.")
-    expiry_warning: int = _setting(
-        30, "Days before a certificate's end from which the log warns of it, once a day; 0: never.", least=0, most=3650
+    expiry_warning: timedelta = _setting(
+        timedelta(days=30),
+        "Time before a certificate's end from which the log warns of it, once a day; 0: never.",
+        least=timedelta(),
+        most=timedelta(days=3650),
     )
     handshake_timeout: float = _setting(10.0, "Seconds for a whole TLS handshake.", least=0.1)
     head_timeout: float = _setting(10.0, "Seconds from the first byte of a request's head to its last.", least=0.1)
@@ -71,9 +76,17 @@ class Settings:
     pending: bool = _setting(True, "Keep unknown certificates that were refused, for mtlsd approve, on or off.")
     enrol: bool = _setting(False, "Let in who holds an invite (mtlsd join), on or off.")
     renew: bool = _setting(False, "Let clients renew their certificates by themselves (mtlsd renew), on or off.")
-    renew_longest: int = _setting(400, "Days that a renewed certificate may be good, from now.", least=1, most=36_500)
-    renew_grace: int = _setting(
-        3600, "Seconds that an old certificate stays good after the first use of its renewal.", least=0, most=31_536_000
+    renew_longest: timedelta = _setting(
+        timedelta(days=400),
+        "Time that a renewed certificate may be good, from now.",
+        least=timedelta(days=1),
+        most=timedelta(days=36_500),
+    )
+    renew_grace: timedelta = _setting(
+        timedelta(hours=1),
+        "Time that an old certificate stays good after the first use of its renewal.",
+        least=timedelta(),
+        most=timedelta(days=365),
     )
     public: str = _setting("", "HOST:PORT by which clients reach the server, for invites; default: none.", check=read_endpoint)
     tls_min: str = _setting("1.2", "Oldest TLS version, 1.2 or 1.3.", choices=("1.2", "1.3"))
@@ -85,6 +98,15 @@ class Settings:
     @property
     def cert_path(self) -> Path:
         return self.cert or self.certs / "serverCrt.pem"
+
+
+def shown(value: object) -> str:
+    """Return the value of a setting as it is given on the command line."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, timedelta):
+        return written(value)
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
 def option_name(setting: Field[Any]) -> str:
@@ -151,6 +173,8 @@ def _from_text(setting: Field[Any], text: str) -> object:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text):
             raise ValueError("a number of seconds is wanted")
         return float(text)
+    if kind == "timedelta":
+        return _length(text)
     if "Path" in kind:
         return _path(text, Path())
     return text
@@ -164,6 +188,9 @@ def _from_toml(setting: Field[Any], value: object, base: Path) -> object:
         wanted = "true or false", lambda value: isinstance(value, bool)
     elif kind == "int":
         wanted = "a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)
+    elif kind == "timedelta":
+        # A bare number would be days to one and seconds to another.
+        wanted = 'a text like "30d", "12h", "30m", "45s" or "0"', lambda value: isinstance(value, str)
     elif kind == "float":
         wanted = "a number of seconds", lambda value: isinstance(value, int | float) and not isinstance(value, bool)
     else:
@@ -172,11 +199,17 @@ def _from_toml(setting: Field[Any], value: object, base: Path) -> object:
         raise ValueError(f"{wanted[0]} is wanted")
     if kind == "float":
         return float(cast(float, value))
+    if kind == "timedelta":
+        return _length(cast(str, value))
     if "Path" in kind:
         return _path(cast(str, value), base)
     if setting.name == "access_log" and value != "-":
         return str(_path(cast(str, value), base))
     return value
+
+
+def _length(text: str) -> timedelta:
+    return timedelta() if text == NONE else read_duration(text)
 
 
 def _path(text: str, base: Path) -> Path:
@@ -193,6 +226,8 @@ def _checked(setting: Field[Any], value: object) -> object:
             raise ValueError(f"at least {least:g} is wanted")
         if not value <= (most if most is not None else 1e9):
             raise ValueError(f"at most {most if most is not None else 1e9:g} is wanted")
+    if isinstance(value, timedelta) and not least <= value <= most:
+        raise ValueError(f"{written(least)} to {written(most)} is wanted")
     if choices and value not in choices:
         raise ValueError(f"{' or '.join(choices)} is wanted")
     if check is not None and value:

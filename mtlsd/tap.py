@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,8 +59,7 @@ def _parameters() -> list[list[object]]:
         default = setting.default if setting.default is not MISSING else None
         text = setting.metadata["help"]
         if default not in (None, "") and "default" not in text:
-            shown = {True: "on", False: "off"}.get(default) if isinstance(default, bool) else f"{default}"
-            text += f" [default: {shown}]"
+            text += f" [default: {settings_module.shown(default)}]"
         # None, not the default itself: "given" has to be told from "default" when there is a configuration file.
         parameters.append([settings_module.option_name(setting), None, None, text])
     return parameters
@@ -126,7 +125,7 @@ def _wire(
     _load(registry)
 
     files: list[LineFile] = []
-    sinks: list[IAuditSink] = [LogSink(Logger(namespace="mtlsd")), GraceSink(seconds)]
+    sinks: list[IAuditSink] = [LogSink(Logger(namespace="mtlsd")), GraceSink(seconds, renews=settings.renew)]
     if settings.audit_log is not None:
         files.append(LineFile(settings.audit_log, seconds, user))
         sinks.append(JsonLinesSink(files[-1]))
@@ -228,7 +227,7 @@ def _wire(
 def _heartbeat(settings: Settings, registry: DirectoryRegistry, reactor: Any, seconds: Callable[[], float]) -> Heartbeat:
     heartbeat = Heartbeat(reactor, seconds)
     if settings.expiry_warning:
-        heartbeat.add(ExpiryWatch(registry.snapshot, _now, seconds, settings.expiry_warning).beat)
+        heartbeat.add(ExpiryWatch(registry.snapshot, _now, seconds, settings.expiry_warning, renews=settings.renew).beat)
     return heartbeat
 
 
@@ -270,8 +269,8 @@ def _successions(
         look=registry.look,
         now=_now,
         seconds=seconds,
-        longest=timedelta(days=settings.renew_longest),
-        grace=timedelta(seconds=settings.renew_grace),
+        longest=settings.renew_longest,
+        grace=settings.renew_grace,
     )
 
 

@@ -1,5 +1,6 @@
 """Text from strangers, made fit for a terminal or a log line; and times in words."""
 
+import unicodedata
 from datetime import timedelta
 
 
@@ -20,6 +21,32 @@ def printable(text: str) -> str:
 def shortened(text: str, width: int) -> str:
     """Cut printable *text* to *width* characters, with an ellipsis where something is missing."""
     return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def columns(text: str) -> int:
+    """Return how many columns of a terminal printable *text* takes: two for 名 and for an emoji, none for a combining mark."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_columns_of, text))
+
+
+def cut(text: str, width: int) -> str:
+    """Cut printable *text* to *width* columns of a terminal, with an ellipsis where something is missing."""
+    if columns(text) <= width:
+        return text
+    kept, left = "", width - 1
+    for character in text:
+        left -= _columns_of(character)
+        if left < 0:
+            break
+        kept += character
+    return kept + "…"
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def days_left(left: timedelta) -> str:

@@ -201,6 +201,12 @@ class GraceSinkTests(SynchronousTestCase):
         self.assertEqual(told, "alice is let in on grace alone: certificate 616c696365000000 has ended on 2026-11-22")
         self.assertEqual(remedy, "to put it right: mtlsd authorize NEW.pem --name alice --add")
 
+    def test_where_clients_renew(self) -> None:
+        """The remedy would leave out the one that costs nobody anything."""
+        self.sink = GraceSink(self.clock.seconds, Logger(observer=self.captured), renews=True)
+        self.accept()
+        self.assertIn("to put it right: mtlsd renew, at the client; or mtlsd authorize ", self.captured.lines[0])
+
     def test_once_a_day(self) -> None:
         """A client that comes back every second would fill the log with it."""
         for _ in range(3):

@@ -10,10 +10,11 @@ from unittest.mock import patch
 
 from click.testing import Result
 
-from mtlsd.cli.tables import knocks_table
+from mtlsd.cli.tables import knock_text, knocks_table
 from mtlsd.errors import Refused
 from mtlsd.registry.knock import Knock, file_of, written
 from mtlsd.registry.store import Store
+from mtlsd.text import columns
 from tests.pki import Pair, make_pair
 from tests.test_cli import Base as CommandBase
 
@@ -43,10 +44,18 @@ class PendingTests(Base):
         """Lost: who has knocked, and that all of it is only claimed."""
         alice = self.knocked(make_pair(), count=3)
         header, row, *note = self.done("pending").splitlines()
-        self.assertEqual(header.split("  ")[:2], ["FINGERPRINT", ""])
-        self.assertIn("CLAIMS TO BE", header)
-        self.assertEqual((row.split()[:3], row.split()[-1]), ([alice.fingerprint[:16], "CN=alice", "192.0.2.1"], "3"))
+        self.assertEqual(header.split(), ["FINGERPRINT", "FROM", "FIRST", "LAST", "COUNT", "CLAIMS", "TO", "BE"])
+        self.assertEqual((row.split()[:2], row.split()[-2:]), ([alice.fingerprint[:16], "192.0.2.1"], ["3", "CN=alice"]))
         self.assertIn("These are claims (times in UTC).", note[0])
+        self.assertEqual(note[1:], ["To let one in:  mtlsd approve FINGERPRINT --name NAME"])
+        self.assertLessEqual(max(map(len, note)), 80)
+
+    def test_many(self) -> None:
+        """Lost: how many there are, and what to do about them, where their list runs off the screen."""
+        for nth in range(21):
+            self.knocked(make_pair(f"c{nth}"), f"2001:db8:85a3:8d3:1319:8a2e:370:{nth:x}")
+        *_, last = self.done("pending").splitlines()
+        self.assertEqual(last, "21 wait.  To drop many:  mtlsd dismiss --all-from ADDRESS, or --older-than 7d")
 
     def test_json(self) -> None:
         """Lost: the keys that scripts rely on."""
@@ -106,6 +115,36 @@ class PendingTests(Base):
                 if column not in table.splitlines()[0] and column not in lost
             ]
         self.assertEqual(lost, ["FIRST", "LAST", "FROM"])
+        self.assertEqual(knocks_table([knock], 80).splitlines()[0].split()[:4], ["FINGERPRINT", "FROM", "LAST", "COUNT"])
+        self.assertIn("2001:db8:1111:2222:…", knocks_table([knock], 80))
+
+    def test_letters_of_strangers(self) -> None:
+        """Lost: columns that stand below their heads, and lines that fit, where a subject is wide or runs from right to left."""
+        knocks = []
+        for name in ("alice", "\U0001f600" * 15, "\u540d\u524d" * 10, "\u05d0\u05d1\u05d2" * 9, "Zoe\u0308" * 10):
+            pair = make_pair(name)
+            knocks.append(Knock(pair.leaf, pair.der, "192.0.2.1", NOW, NOW, 1))
+        for width in (80, 100, 120, None):
+            heads, *lines = knocks_table(knocks, width).splitlines()
+            at = heads.index("CLAIMS TO BE")
+            for line in lines:
+                self.assertEqual(line[at : at + 3], "CN=", line)
+                if width is not None:
+                    self.assertLessEqual(columns(line), width)
+
+
+class KnockTextTests(Base):
+    """What is shown before it is asked."""
+
+    def test_it_fits(self) -> None:
+        """Lost: in lines that break anywhere, the one look that has to be right."""
+        pair = make_pair()
+        for address, count in (("192.0.2.1", 1), ("2001:db8:1111:2222:3333:4444:5555:6666", 12_345)):
+            lines = knock_text(Knock(pair.leaf, pair.der, address, NOW, NOW + timedelta(hours=1), count)).splitlines()
+            self.assertLessEqual(max(map(len, lines)), 80)
+            self.assertIn(pair.fingerprint, lines[0])
+            self.assertIn(f"first from   {address}", lines)
+            self.assertIn("12,345 times, " if count > 1 else "once, at ", lines[-2])
 
 
 class ApproveTests(Base):

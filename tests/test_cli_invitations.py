@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from click.testing import Result
 
+from mtlsd.cli.tables import invites_table
 from mtlsd.enrol.invitation import Invitation, read_invitation
-from mtlsd.enrol.invite import digest_of
+from mtlsd.enrol.invite import Invite, digest_of
 from tests.pki import Pair, make_pair
 from tests.test_cli import Base
 
@@ -108,12 +109,24 @@ class InvitationsTests(Base):
         self.invited("alice")
         self.assertRegex(
             self.done("invites"),
-            r"\ANAME   UNTIL                 GROUPS       BY\n"
-            r"bob    \d{4}-\d\d-\d\d \d\d:\d\d UTC  ops, backup  \S.*\n"
-            r"alice  \d{4}-\d\d-\d\d \d\d:\d\d UTC               \S.*\n\Z",
+            r"\ANAME   UNTIL \(UTC\)       BY *  GROUPS\n"
+            r"bob    \d{4}-\d\d-\d\d \d\d:\d\d  \S+ *  ops, backup\n"
+            r"alice  \d{4}-\d\d-\d\d \d\d:\d\d  \S+ *  -\n\Z",
         )
         (self.certs / "invites" / "0.json").write_text("?")
         self.assertIn("0.json: damaged", self.run_it("invites").stderr)
+
+    def test_widths(self) -> None:
+        """Lost: a table that fits any terminal, and keeps whole what matters most: who, and until when."""
+        at = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+        groups = tuple(f"group-{nth}" for nth in range(20))
+        rows = [Invite("0" * 64, name, groups, at, at, "ann") for name in ("bob", "a" * 64)]
+        for width in range(20, 200):
+            self.assertLessEqual(max(map(len, invites_table(rows, width).splitlines())), width)
+        shown = invites_table(rows[:1], 80).splitlines()
+        self.assertEqual(shown[0].split(), ["NAME", "UNTIL", "(UTC)", "BY", "GROUPS"])
+        self.assertTrue(shown[1].startswith("bob   2026-11-23 12:00  ann  group-0, group-1, "), shown)
+        self.assertIn("a" * 40, invites_table(rows, 80))
 
     def test_uninvite(self) -> None:
         """Lost: a line that went to the wrong person could not be called back."""

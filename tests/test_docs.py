@@ -42,11 +42,10 @@ class OptionsTests(SynchronousTestCase):
         """An operator plans with the default that is written down."""
         for cells in rows(page("docs/options.md")):
             setting, shown = OPTIONS[cells[0].strip("`")], cells[1]
-            default = {True: "on", False: "off"}[setting.default] if isinstance(setting.default, bool) else setting.default
-            if default is None or default == "":
+            if setting.default is None or setting.default == "":
                 self.assertTrue(shown in ("none", "every one") or shown.endswith("in the folder"), cells)
             else:
-                self.assertEqual(shown, f"`{default:g}`" if isinstance(default, float) else f"`{default}`", cells)
+                self.assertEqual(shown, f"`{settings.shown(setting.default)}`", cells)
 
     def test_the_defaults_in_the_readme_are_right(self) -> None:
         """Two pages that contradict each other are worse than one."""
@@ -58,7 +57,7 @@ class OptionsTests(SynchronousTestCase):
                 elif isinstance(default, int | float):
                     self.assertEqual(re.match(r"[0-9.]+", cells[1].strip("`"))[0], f"{default:g}", cells)  # type: ignore[index]
                 elif default not in (None, ""):
-                    self.assertEqual(cells[1].strip("`"), str(default))
+                    self.assertEqual(cells[1].strip("`"), settings.shown(default))
 
     def test_the_units_are_right(self) -> None:
         """Sixty what?  Seconds are floats here, and every float is seconds."""
@@ -66,6 +65,8 @@ class OptionsTests(SynchronousTestCase):
             setting = OPTIONS[cells[0].strip("`")]
             if setting.type == "float":
                 self.assertEqual(cells[2], "seconds", cells)
+            elif setting.type == "timedelta":
+                self.assertEqual(cells[2], "a time", cells)
             elif "Path" in str(setting.type):
                 self.assertEqual(cells[2], "path", cells)
 
@@ -196,7 +197,7 @@ class CommandTests(SynchronousTestCase):
             "CONTRIBUTING.md",
         ):
             for found in re.finditer(
-                r"(?<!twistd )\bmtlsd (approve|authorize|check|clients|dismiss|explain|export|history|import|init|invites?|join|new|pending|renew|revoke"
+                r"(?<!twistd )\bmtlsd (adopt|approve|authorize|check|clients|dismiss|explain|export|history|import|init|invites?|join|new|pending|renew|revoke"
                 r"|route|uninvite)\b([^`\n|]*)",
                 page(name),
             ):

@@ -113,13 +113,13 @@ class AnswerTests(Base):
 
     def told(self, status: int, body: bytes = b"") -> str:
         answer = Answer(status, body)
-        return str(self.assertRaises(MtlsdError, renewer._insist_on_yes, self.pairs, SERVER, answer))
+        return str(self.assertRaises(MtlsdError, renewer._insist_on_yes, self.pairs, SERVER, answer, "bob"))
 
     def test_yes(self) -> None:
         """A pair that was agreed on would be thrown away."""
         with self.pairs.locked():
             self.prepared()
-            renewer._insist_on_yes(self.pairs, SERVER, Answer(200, b"{}"))
+            renewer._insist_on_yes(self.pairs, SERVER, Answer(200, b"{}"), "bob")
             self.assertIsNotNone(self.pairs.waiting())
 
     def test_later(self) -> None:
@@ -134,7 +134,12 @@ class AnswerTests(Base):
         """The same certificate would be refused again and again, and nobody told why."""
         for status, body, said in (
             (404, b"no such page\n", "renew is off"),
-            (409, b'{"error": "two live certificates"}', "two live certificates"),
+            (
+                409,
+                b'{"error": "two live certificates"}',
+                "nothing to do; if it was not you, tell whoever looks after the server: mtlsd history bob",
+            ),
+            (403, b'{"error": "too long"}', "not renewed: too long"),
             (400, b"[]", "it answers 400"),
         ):
             with self.pairs.locked():

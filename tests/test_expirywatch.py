@@ -23,8 +23,8 @@ class ExpiryWatchTests(SynchronousTestCase):
         self.snapshot = Snapshot()
         self.leaf = make_pair(now=NOW, ends=timedelta(days=365)).leaf
         self.captured = Captured()
-        log = Logger(observer=self.captured)
-        self.watch = ExpiryWatch(lambda: self.snapshot, self.now, self.clock.seconds, 30, log)
+        self.log = Logger(observer=self.captured)
+        self.watch = ExpiryWatch(lambda: self.snapshot, self.now, self.clock.seconds, timedelta(days=30), self.log)
 
     def now(self) -> datetime:
         return NOW + timedelta(seconds=self.clock.seconds())
@@ -58,6 +58,16 @@ class ExpiryWatchTests(SynchronousTestCase):
                 f"alice: certificate 0000000000000002 ends on 2026-12-23 (30 days left){remedy.format('alice')}",
             ],
         )
+
+    def test_where_clients_renew(self) -> None:
+        """The operator would carry a file, where a word to the client is enough."""
+        self.watch = ExpiryWatch(lambda: self.snapshot, self.now, self.clock.seconds, timedelta(hours=90), self.log, renews=True)
+        self.know(("bob", timedelta(days=3)), ("alice", timedelta(hours=91)))
+        (line,) = self.beats()
+        self.assertTrue(line.endswith("mtlsd renew, at the client; or mtlsd authorize NEW.pem --name bob --add"), line)
+        self.know(*((f"client{nth}", timedelta(days=3)) for nth in range(21)))
+        self.clock.advance(DAY)
+        self.assertTrue(self.beats()[0].endswith(": mtlsd clients --expiring 90h lists them"))
 
     def test_once_a_day(self) -> None:
         """A word each second is one that nobody reads; one that comes only once is forgotten."""
@@ -96,7 +106,7 @@ class ExpiryWatchTests(SynchronousTestCase):
         first = ", ".join(f"client{nth} (2026-11-26)" for nth in range(5))
         self.assertEqual(
             self.beats(100),
-            [f"6,007 certificates end within 30 days, first {first}, …: mtlsd clients --expiring 30d lists them"],
+            [f"6,007 certificates end within 30d, first {first}, …: mtlsd clients --expiring 30d lists them"],
         )
 
     def test_as_many_lines(self) -> None:

@@ -17,6 +17,7 @@ from mtlsd.cli.commands import mtlsd
 from mtlsd.cli.tables import HISTORY_HEADS, history_table
 from mtlsd.errors import FolderError
 from mtlsd.registry.ledger import MOST_LINE, History
+from mtlsd.text import columns
 from tests import test_cli
 from tests.pki import make_pair
 
@@ -165,6 +166,17 @@ class CommandTests(test_cli.Base):
         self.put(b"x")
         self.assertIn("1 line is no event, the first is line 1; the rest is shown", self.run_it("history").stderr)
 
+    def test_from_where(self) -> None:
+        """Lost: that somebody else has renewed with a client's key."""
+        self.put(
+            line("renewed", detail="renewed from x", peer={"address": "2001:db8::1", "port": 1}),
+            line("joined", peer={"address": "192.0.2.1", "port": 1}),
+            line("odd", detail="as it is", peer={"address": 7}),
+        )
+        rows = self.done("history").splitlines()[1:]
+        told = ["renewed from x, from 2001:db8::1", "from 192.0.2.1", "as it is"]
+        self.assertEqual([row.rpartition("ann    ")[2] for row in rows], told)
+
     def test_raw_text(self) -> None:
         """Lost: a ledger that somebody has written to could write to the operator's terminal."""
         raw = "\x1b]0;x\x07\n\u202e"
@@ -208,13 +220,27 @@ class TableTests(SynchronousTestCase):
     def test_widths(self) -> None:
         """Lost: a table that fits any terminal, and gives up what matters least first."""
         for width in range(10, 200):
-            lines = self.table(width)
-            self.assertEqual((len(lines), max(map(len, lines)) <= width), (3, True), width)
+            rows = self.table(width)
+            lines = "\n".join(rows).splitlines()
+            self.assertEqual((len(rows), max(map(len, lines)) <= width), (3, True), width)
+            self.assertIn("laptoplost,andthebagwithit", "".join(lines).replace(" ", ""))
         self.assertEqual(self.table(180), self.table(None))
         self.assertEqual(self.table(None)[0].split(), " ".join(HISTORY_HEADS).split())
-        self.assertEqual(self.table(100)[0].split(), ["TIME", "(UTC)", "EVENT", "CLIENT", "FINGERPRINT", "ACTOR", "DETAIL"])
-        self.assertEqual(self.table(90)[0].split(), ["TIME", "(UTC)", "EVENT", "CLIENT", "FINGERPRINT", "DETAIL"])
-        self.assertEqual(self.table(80)[0].split(), ["DAY", "EVENT", "CLIENT", "FINGERPRINT", "DETAIL"])
-        self.assertEqual(self.table(70)[0].split(), ["DAY", "EVENT", "CLIENT", "PRINT", "DETAIL"])
-        self.assertEqual(self.table(55)[0].split(), ["DAY", "EVENT", "CLIENT", "PRINT"])
-        self.assertRegex(self.table(52)[1], rf"  alice +{PRINT[:8]}\Z")
+        self.assertEqual(self.table(150)[0].split(), ["TIME", "(UTC)", "EVENT", "CLIENT", "FINGERPRINT", "ACTOR", "DETAIL"])
+        self.assertEqual(self.table(80)[0].split(), ["TIME", "(UTC)", "EVENT", "CLIENT", "FINGERPRINT", "ACTOR"])
+        self.assertEqual(self.table(70)[0].split(), ["TIME", "(UTC)", "EVENT", "CLIENT", "FINGERPRINT"])
+        self.assertEqual(self.table(60)[0].split(), ["DAY", "EVENT", "CLIENT", "FINGERPRINT"])
+        self.assertEqual(self.table(52)[0].split(), ["DAY", "EVENT", "CLIENT", "PRINT"])
+        self.assertRegex(self.table(48)[1], rf"  alice +{PRINT[:8]}\n")
+
+    def test_details(self) -> None:
+        """Lost: of what was renewed and invited, the half that found no room; or what is short, below instead of beside."""
+        row = ("2026-11-23 12:00:00", "renewed", "bob", "a" * 16, "mtlsd")
+        told = f"renewed from {'b' * 64}"
+        self.assertEqual(history_table([(*row, told)], None)[1].split("  ")[-1], f"renewed from {'b' * 16}")
+        beside, below = history_table([(*row, "short"), (*row, told)], 75)[1:]
+        self.assertTrue(beside.endswith("mtlsd  short"), beside)
+        self.assertEqual(below.splitlines()[1:], [f"    renewed from {'b' * 16}"])
+        wide = history_table([(*row, "\u540d" * 100)], 75)[1].splitlines()
+        self.assertEqual("".join(wide[1:]).replace(" ", ""), "\u540d" * 100)
+        self.assertLessEqual(max(map(columns, wide)), 75)

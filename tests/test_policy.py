@@ -10,7 +10,20 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.identity import Certificate, Key
-from mtlsd.policy import LIMITS, Allowed, Decision, Denied, Limits, Newcomer, Reason, approval, decide, remedy, welcome
+from mtlsd.policy import (
+    LIMITS,
+    Allowed,
+    Decision,
+    Denied,
+    Limits,
+    Newcomer,
+    Reason,
+    approval,
+    decide,
+    remedy,
+    remedy_of_end,
+    welcome,
+)
 from mtlsd.registry.records import Authorization, Standing, Tombstone
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -289,6 +302,12 @@ class RemedyTests(SynchronousTestCase):
                 self.assertEqual(found, remedy(reason, LEAF, NOW))
         self.assertIsNone(remedy(Reason.UNKNOWN_CERTIFICATE, LEAF, LEAF.not_after + TICK, kept=True))
         self.assertEqual(remedy(Reason.UNKNOWN_CERTIFICATE, None, NOW, kept=True), remedy(Reason.UNKNOWN_CERTIFICATE))
+
+    def test_before_the_end(self) -> None:
+        """Where clients renew by themselves, the operator would be sent for a file that nobody has to carry."""
+        by_hand = "mtlsd authorize NEW.pem --name alice --add"
+        self.assertEqual(remedy_of_end("alice", renews=False), by_hand)
+        self.assertEqual(remedy_of_end("alice", renews=True), f"mtlsd renew, at the client; or {by_hand}")
 
     def test_nothing_from_the_certificate_is_in_it(self) -> None:
         """A CN like `$(reboot)` would end up in an operator's root shell."""

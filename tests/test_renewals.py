@@ -205,7 +205,7 @@ class RetireTests(RenewalBase):
             lines.append(event)
 
         log = Logger(observer=observe)
-        ExpiryWatch(lambda: snapshot, self.now, lambda: 0.0, 60, log).beat()
+        ExpiryWatch(lambda: snapshot, self.now, lambda: 0.0, timedelta(days=60), log).beat()
         self.assertEqual([line["short"] for line in lines], [self.new.fingerprint[:16]])
 
     def test_once(self) -> None:

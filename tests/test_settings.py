@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, fields
+from datetime import timedelta
 from pathlib import Path
 
 from hypothesis import given
@@ -13,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.config import read
 from mtlsd.errors import SettingsError
-from mtlsd.settings import Settings, config_of, load, option_name
+from mtlsd.settings import Settings, config_of, load, option_name, shown
 
 
 def loaded(options: Mapping[str, str | None]) -> Settings:
@@ -57,6 +58,9 @@ class LoadTests(SynchronousTestCase):
                 "tls-min": "1.3",
                 "access-log": "-",
                 "interface": "::1",
+                "expiry-warning": "0",
+                "renew-longest": "90d",
+                "renew-grace": "36h",
             }
         )
         self.assertEqual(
@@ -70,6 +74,9 @@ class LoadTests(SynchronousTestCase):
                 tls_min="1.3",
                 access_log="-",
                 interface="::1",
+                expiry_warning=timedelta(),
+                renew_longest=timedelta(days=90),
+                renew_grace=timedelta(hours=36),
             ),
         )
 
@@ -98,6 +105,11 @@ class LoadTests(SynchronousTestCase):
             ("idle-timeout", "1e3", "a number of seconds is wanted"),
             ("tickets", "maybe", "on or off is wanted"),
             ("tls-min", "1.1", "1.2 or 1.3 is wanted"),
+            ("renew-longest", "400", "a length of time is a number and its unit, as 30d, 12h, 30m or 45s"),
+            ("renew-longest", "12h", "1d to 36500d is wanted"),
+            ("renew-longest", "0", "1d to 36500d is wanted"),
+            ("renew-grace", "366d", "0 to 365d is wanted"),
+            ("expiry-warning", "-1d", "a length of time is a number and its unit, as 30d, 12h, 30m or 45s"),
             ("certs", "", "a path is wanted"),
             ("certs", "a\0b", "a path is wanted"),
         ):
@@ -145,9 +157,10 @@ class FileTests(SynchronousTestCase):
 
     def test_the_command_line_wins_then_the_file_then_the_default(self) -> None:
         """An operator could not try another value without editing the file."""
-        path = self.config('[server]\nport = 1111\nidle_timeout = 7\ntls_min = "1.3"\n')
+        path = self.config('[server]\nport = 1111\nidle_timeout = 7\ntls_min = "1.3"\nrenew_grace = "7d"\n')
         settings = loaded({"config": str(path), "port": "2222"})
-        self.assertEqual(settings, Settings(port=2222, idle_timeout=7.0, tls_min="1.3", config=path))
+        expected = Settings(port=2222, idle_timeout=7.0, tls_min="1.3", renew_grace=timedelta(days=7), config=path)
+        self.assertEqual(settings, expected)
 
     def test_a_default_that_is_given_wins_too(self) -> None:
         """Given and default must be told apart: `--port 9443` has to win over the file."""
@@ -193,6 +206,9 @@ class FileTests(SynchronousTestCase):
             ('certs = ""', "a path is wanted"),
             ('certs = "a\\u0000b"', "a path is wanted"),
             ('access_log = ""', "a path is wanted"),
+            ("renew_grace = 3600", 'a text like "30d", "12h", "30m", "45s" or "0" is wanted'),
+            ("renew_longest = 400", 'a text like "30d", "12h", "30m", "45s" or "0" is wanted'),
+            ('expiry_warning = "30"', "a length of time is a number and its unit, as 30d, 12h, 30m or 45s"),
         ):
             key = line.split(" ", 1)[0]
             self.assertEqual(self.refusal(self.config(f"[server]\n{line}\n")), f"server.{key}: {cause}")
@@ -220,8 +236,7 @@ class FieldTests(SynchronousTestCase):
             default = setting.default
             if default is None or setting.name == "config":
                 continue
-            text = {True: "on", False: "off"}.get(default, str(default)) if isinstance(default, bool) else str(default)
-            self.assertEqual(getattr(load({option_name(setting): text}), setting.name), default, setting.name)
+            self.assertEqual(getattr(load({option_name(setting): shown(default)}), setting.name), default, setting.name)
 
     def test_option_names(self) -> None:
         """Scripts rely on them."""

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mtlsd.text import days_left, printable, shortened
+from mtlsd.text import columns, cut, days_left, printable, shortened
 
 
 class PrintableTests(SynchronousTestCase):
@@ -54,6 +54,31 @@ class ShortenedTests(SynchronousTestCase):
         """A long subject would break the table; without an ellipsis nobody would see that something is missing."""
         self.assertEqual(shortened("alice and bob", 6), "alice…")
         self.assertEqual(len(shortened("x" * 99, 20)), 20)
+
+
+class ColumnsTests(SynchronousTestCase):
+    def test_as_a_terminal_counts(self) -> None:
+        """A table with a name in Chinese, or an emoji in it, would have its columns anywhere."""
+        for text, count in (
+            ("alice", 5),
+            ("\u540d\u524d", 4),
+            ("\U0001f600!", 3),
+            ("Zoe\u0308", 3),
+            ("\u05d0\u05d1", 2),
+            ("", 0),
+        ):
+            self.assertEqual(columns(text), count, text)
+
+    def test_cut(self) -> None:
+        """A line that is one column too long breaks, and so does the table."""
+        for text, width, kept in (
+            ("alice", 5, "alice"),
+            ("alice", 4, "ali\u2026"),
+            ("\u540d\u524d\u540d", 5, "\u540d\u524d\u2026"),
+            ("\u540d\u524d\u540d", 4, "\u540d\u2026"),
+            ("Zoe\u0308x", 3, "Zo\u2026"),
+        ):
+            self.assertEqual(cut(text, width), kept)
 
 
 class DaysLeftTests(SynchronousTestCase):

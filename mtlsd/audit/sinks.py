@@ -16,10 +16,11 @@ from zope.interface import Interface, implementer
 from mtlsd.audit.events import Event, Kind
 from mtlsd.errors import SettingsError
 from mtlsd.identity import GRANT_DIGITS
+from mtlsd.policy import remedy_of_end
 
 #: Seconds between two complaints about one and the same problem.
 COMPLAINT_INTERVAL = 60.0
-_GOOD_NEWS = (Kind.ACCEPTED, Kind.JOINED)
+_GOOD_NEWS = (Kind.ACCEPTED, Kind.JOINED, Kind.RENEWED, Kind.RETIRED)
 #: Seconds between two words about one certificate that is let in on grace.
 DAY = 86_400.0
 
@@ -149,9 +150,10 @@ class LogSink:
 class GraceSink:
     """Says in the service's log who is let in on grace alone: once a day for each certificate, not for each connection."""
 
-    def __init__(self, seconds: Callable[[], float], log: Logger | None = None) -> None:
-        """*seconds* is a monotonic clock."""
+    def __init__(self, seconds: Callable[[], float], log: Logger | None = None, *, renews: bool = False) -> None:
+        """*seconds* is a monotonic clock; *renews*: clients may renew by themselves."""
         self._seconds = seconds
+        self._renews = renews
         self._log = log or Logger()
         # When it was said of which certificate, the longest ago first.
         self._said: dict[str, float] = {}
@@ -166,11 +168,11 @@ class GraceSink:
             return
         self._said[fingerprint] = now
         self._log.warn(
-            "{client} is let in on grace alone: certificate {short} has ended on {end}; "
-            "to put it right: mtlsd authorize NEW.pem --name {client} --add",
+            "{client} is let in on grace alone: certificate {short} has ended on {end}; to put it right: {remedy}",
             client=event.client,
             short=fingerprint[:GRANT_DIGITS],
             end=f"{event.not_after:%Y-%m-%d}",
+            remedy=remedy_of_end(event.client or "NAME", renews=self._renews),
         )
 
 

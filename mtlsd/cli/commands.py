@@ -14,6 +14,7 @@ import click
 
 from mtlsd import __version__
 from mtlsd.applications import looked_over
+from mtlsd.cli.adopting import adopt
 from mtlsd.cli.bundles import export, import_
 from mtlsd.cli.enrolment import approve, dismiss, pending
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
@@ -359,5 +360,5 @@ def _own_hosts() -> list[str]:
     return list(dict.fromkeys([*hosts, *_LOOPBACK]))
 
 
-for _verb in (approve, dismiss, export, history, import_, invite, invites, join, pending, renew, uninvite):
+for _verb in (adopt, approve, dismiss, export, history, import_, invite, invites, join, pending, renew, uninvite):
     mtlsd.add_command(_verb)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import shutil
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,12 +16,15 @@ from mtlsd.cli.group import DONE, REFUSED, complain
 from mtlsd.cli.shared import again as _again
 from mtlsd.cli.shared import as_json as _json
 from mtlsd.cli.shared import certs as _certs
-from mtlsd.cli.shared import checked, duration, now, report, store
+from mtlsd.cli.shared import checked, duration, now, report, store, width
 from mtlsd.cli.tables import knock_text, knocks_json, knocks_table
 from mtlsd.identity import GRANT_DIGITS, LOOKUP_DIGITS, parse_fingerprint
 from mtlsd.registry.knock import Knock
 from mtlsd.registry.room import Change, looked_at
 from mtlsd.registry.waiting import waiting
+
+#: As many are seen at once.  Where there are more, most of them are nobody's.
+_MANY = 20
 
 
 def _at_a_terminal() -> bool:
@@ -60,10 +62,11 @@ def pending(as_json: bool, certs: Path) -> int:
     if as_json:
         click.echo(json.dumps(knocks_json(knocks), indent=2))
     elif knocks:
-        click.echo(knocks_table(knocks, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
-        click.echo(
-            "These are claims (times in UTC).  Compare the fingerprint with the client's own, then: mtlsd approve FINGERPRINT --name NAME"
-        )
+        click.echo(knocks_table(knocks, width()))
+        click.echo("These are claims (times in UTC).  Compare the fingerprint with the client's own.")
+        click.echo("To let one in:  mtlsd approve FINGERPRINT --name NAME")
+        if len(knocks) > _MANY:
+            click.echo(f"{len(knocks):,} wait.  To drop many:  mtlsd dismiss --all-from ADDRESS, or --older-than 7d")
     else:
         complain("nobody waits: a certificate that the server refuses as unknown is listed here")
     return DONE

@@ -15,7 +15,7 @@ from mtlsd.cli.group import DONE, complain
 from mtlsd.cli.tables import HISTORY_HEADS, history_table
 from mtlsd.identity import GRANT_DIGITS, LOOKUP_DIGITS, parse_fingerprint
 from mtlsd.registry.ledger import Entry, History
-from mtlsd.text import printable, shortened
+from mtlsd.text import columns, printable, shortened
 
 #: Rows whose columns are measured together.  A ledger may have millions: they are neither kept nor waited for.
 _ROWS = 1000
@@ -76,7 +76,7 @@ def _print_table(entries: Iterator[Entry], width: int | None) -> int:
         lines = history_table([widest, *part], width)
         # The row of the widest only measures, and the heads are printed once.
         click.echo("\n".join(lines[2:] if count else [lines[0], *lines[2:]]))
-        widest = tuple(max(column, key=len) for column in zip(widest, *part, strict=True))
+        widest = tuple(max(column, key=columns) for column in zip(widest, *part, strict=True))
         count += len(part)
     return count
 
@@ -88,10 +88,17 @@ def _row(entry: Entry) -> tuple[str, ...]:
         _shown(entry.text("client")),
         _shown(entry.text("fingerprint"))[:GRANT_DIGITS],
         _shown(entry.text("actor")),
-        _shown(entry.text("detail") or entry.text("reason")),
+        _shown(", ".join(filter(None, (entry.text("detail") or entry.text("reason"), _whence(entry))))),
     )
+
+
+def _whence(entry: Entry) -> str | None:
+    """Return from where a client has joined or renewed, for the operator to wonder at."""
+    peer = entry.told.get("peer")
+    address = peer.get("address") if isinstance(peer, dict) else None
+    return f"from {address}" if isinstance(address, str) else None
 
 
 def _shown(text: str | None) -> str:
     # A cell is never longer than this, or one mad line would make all others wide.
-    return shortened(printable(text), 200) if text else "-"
+    return shortened(printable(text), 300) if text else "-"

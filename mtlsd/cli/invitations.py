@@ -14,8 +14,8 @@ from mtlsd import config as configuration
 from mtlsd.cli.group import DONE, REFUSED, complain
 from mtlsd.cli.shared import as_json as json_option
 from mtlsd.cli.shared import certs as certs_option
-from mtlsd.cli.shared import checked, login_user, now
-from mtlsd.cli.tables import table
+from mtlsd.cli.shared import checked, login_user, now, width
+from mtlsd.cli.tables import invites_table
 from mtlsd.durations import read_duration
 from mtlsd.enrol.invitation import Invitation
 from mtlsd.enrol.invite import standing
@@ -112,13 +112,7 @@ def invites(as_json: bool, certs: Path) -> int:
     if as_json:
         click.echo(json.dumps([one.as_dict() for one in found], indent=2))
     elif found:
-        columns = [
-            ["NAME", *(one.name for one in found)],
-            ["UNTIL", *(_time(one.expires) for one in found)],
-            ["GROUPS", *(", ".join(one.groups) for one in found)],
-            ["BY", *(printable(one.actor) for one in found)],
-        ]
-        click.echo(table(columns))
+        click.echo(invites_table(found, width()))
     else:
         complain("nobody is invited: mtlsd invite NAME invites somebody")
     return DONE

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from mtlsd.cli.group import DONE
-from mtlsd.cli.shared import now
+from mtlsd.cli.shared import homely, now
 from mtlsd.enrol.invitation import LONGEST, read_invitation
 from mtlsd.errors import FolderError, Refused
 from mtlsd.keys import MOST_DAYS
 from mtlsd.text import printable
+
+if TYPE_CHECKING:
+    from mtlsd.clientfolder import ClientFolder
+    from mtlsd.enrol.joiner import Membership
 
 
 @click.command(
@@ -51,7 +55,7 @@ def join(line: tuple[str, ...], folder: Path | None, days: int, p12: Path | None
     this folder.  A join that was interrupted is finished by giving the same command again.
     """
     # Here, for OpenSSL takes a while to load.
-    from mtlsd.clientfolder import ClientFolder, usual_folder
+    from mtlsd.clientfolder import ClientFolder
     from mtlsd.enrol import joiner
     from mtlsd.pkcs12 import Bundle
 
@@ -60,34 +64,56 @@ def join(line: tuple[str, ...], folder: Path | None, days: int, p12: Path | None
     piped = sys.stdin.buffer.read(LONGEST).decode("utf-8", "replace") if line == ("-",) else None
     invitation = read_invitation(" ".join(line)[:LONGEST] if piped is None else piped)
     bundle = None if p12 is None else Bundle(p12, _password(p12, p12_password_file))
-    if folder is None:
-        try:
-            folder = usual_folder(invitation.host, os.environ, Path.home())
-        except RuntimeError as error:
-            raise FolderError("there is no home directory: give a folder with --dir") from error
-    mine = ClientFolder(folder)
+    mine = ClientFolder(folder_for(invitation.host, folder))
     found = joiner.join(invitation, mine, now(), days)
     groups = f", in {', '.join(found.who.groups)}" if found.who.groups else ""
     click.echo(f"{'you had joined' if found.before else 'joined'} {invitation.endpoint} as {found.who.client}{groups}")
-    click.echo(
-        printable(f"the key is {mine.key}, and stays there; the certificate is good until {found.certificate.not_after:%Y-%m-%d}")
-    )
     if bundle is not None:
         pair = mine.pair()
         if pair is None:
             raise Refused(f"{mine.path} has gone")
         bundle.write(pair[0].key_pem, pair[0].certificate_pem, invitation.name)
         click.echo(printable(f"for a browser: {p12}; delete it when it has been imported, for the key is in it"))
-    url = f"https://{invitation.endpoint}{found.who.pages}/hello"
-    certificate, key, server = str(mine.certificate), str(mine.key), str(mine.server)
+    tell(mine, invitation.endpoint, found)
+    return DONE
+
+
+def folder_for(host: str, given: Path | None) -> Path:
+    """Return the folder for the server *host*, unless one was *given*."""
+    from mtlsd.clientfolder import usual_folder
+
+    if given is not None:
+        return given
+    try:
+        return usual_folder(host, os.environ, Path.home())
+    except RuntimeError as error:
+        raise FolderError("there is no home directory: give a folder with --dir") from error
+
+
+def tell(mine: ClientFolder, endpoint: str, found: Membership) -> None:
+    """Say what is where, and how to go on."""
+    from mtlsd.clientfolder import CERTIFICATE, KEY, SERVER
+
+    click.echo(printable(f"the key stays in {homely(mine.key)}"))
+    click.echo(f"the certificate is good until {found.certificate.not_after:%Y-%m-%d}")
+    url = f"https://{endpoint}{found.who.pages}/hello"
+    mine_is = f"mine = {str(mine.path) + os.sep!r}"
     for title, lines in (
-        ("curl", [f"curl --config {shlex.quote(str(mine.curl))} {url}"]),
-        ("Python, with requests", [f"requests.get({url!r}, cert=({certificate!r}, {key!r}), verify={server!r})"]),
+        ("curl", [f"curl --config {homely(mine.curl)} {url}"]),
+        (
+            "Python, with requests",
+            [
+                mine_is,
+                f"requests.get({url!r}, verify=mine + {SERVER!r},",
+                f"             cert=(mine + {CERTIFICATE!r}, mine + {KEY!r}))",
+            ],
+        ),
         (
             "Python, with httpx",
             [
-                f"context = ssl.create_default_context(cafile={server!r})",
-                f"context.load_cert_chain({certificate!r}, {key!r})",
+                mine_is,
+                f"context = ssl.create_default_context(cafile=mine + {SERVER!r})",
+                f"context.load_cert_chain(mine + {CERTIFICATE!r}, mine + {KEY!r})",
                 f"httpx.get({url!r}, verify=context)",
             ],
         ),
@@ -95,7 +121,6 @@ def join(line: tuple[str, ...], folder: Path | None, days: int, p12: Path | None
         click.echo(f"\n{title}:")
         for text in lines:
             click.echo(printable(f"    {text}"))
-    return DONE
 
 
 def _password(p12: Path, file: Path | None) -> bytes:

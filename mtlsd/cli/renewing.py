@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from mtlsd.cli.group import DONE, REFUSED, complain
-from mtlsd.cli.shared import checked, duration, now
+from mtlsd.cli.shared import checked, duration, homely, now
 from mtlsd.errors import FolderError
 from mtlsd.keys import MOST_DAYS, read_endpoint, read_host
 from mtlsd.text import printable
@@ -59,12 +59,9 @@ def renew(
     found = renewer.renew(mine, pairs, renewer.server_of(mine, at), now(), days, if_expiring)
     if found is None:
         return DONE
-    click.echo(
-        printable(
-            f"{'had renewed' if found.before else 'renewed'} the certificate of {found.who.client}: "
-            f"{mine.certificate} is good until {found.certificate.not_after:%Y-%m-%d}"
-        )
-    )
+    done = "had renewed" if found.before else "renewed"
+    click.echo(f"{done} the certificate of {found.who.client}, good until {found.certificate.not_after:%Y-%m-%d}")
+    click.echo(printable(f"it is in {homely(mine.path)}, as before"))
     if then is not None:
         status = subprocess.run(["/bin/sh", "-c", then], check=False).returncode  # noqa: S603 (given to be run)
         if status:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -84,6 +85,13 @@ def now() -> datetime:
 def width() -> int | None:
     """Return the characters of a line of the terminal, or ``None`` where the output is no terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def homely(path: Path) -> str:
+    """Return a path as a person writes it, quoted for the shell where that is needed: with ``~`` for their home."""
+    with suppress(RuntimeError, ValueError):
+        return f"~/{shlex.quote(str(path.relative_to(Path.home())))}"
+    return shlex.quote(str(path))
 
 
 def login_user() -> str:

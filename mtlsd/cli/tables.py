@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from mtlsd.audit.events import rfc3339
+from mtlsd.enrol.invite import Invite
 from mtlsd.explain import Explanation
 from mtlsd.identity import GRANT_DIGITS, LOOKUP_DIGITS
 from mtlsd.policy import Reason
 from mtlsd.registry.knock import Knock
 from mtlsd.registry.records import Authorization, Tombstone
-from mtlsd.text import days_left, printable, shortened
+from mtlsd.text import columns, cut, days_left, printable, shortened
 
 SOON = timedelta(days=30)
 _GAP = "  "
 _LEAST_NAME = 12
 #: The columns of `mtlsd history`.
 HISTORY_HEADS = ("TIME (UTC)", "EVENT", "CLIENT", "FINGERPRINT", "ACTOR", "DETAIL")
-_LEAST_DETAIL = 16
 _DAY = len("2026-11-23")
-_MOST_SUBJECT = 60
+_INDENT = "    "
+_WHOLE_PRINT = re.compile(r"\b[0-9a-f]{64}\b")
+#: Columns of an IPv6 address that are shown before times give way: its network.
+_LEAST_ADDRESS = 20
+_MOST_SUBJECT = 500
 
 _IN_WORDS = {
     Reason.UNKNOWN_CERTIFICATE: "nobody has authorized it",
@@ -51,46 +57,55 @@ def clients_table(clients: Iterable[Authorization], now: datetime, width: int | 
         return table([names, *layouts[0]])
     wanted = max(map(len, names))
     room = 0
-    columns: list[list[str]] = []
+    shown: list[list[str]] = []
     for number, layout in enumerate(layouts):
-        room, columns = width - sum(max(map(len, column)) + len(_GAP) for column in layout), layout
+        room, shown = width - sum(max(map(len, column)) + len(_GAP) for column in layout), layout
         # Words are worth less than a name, the other columns more than a long one.
         if room >= (wanted if number == 0 else min(wanted, _LEAST_NAME)):
             break
     fitted = [shortened(name, max(room, 1)) for name in names]
-    return "\n".join(shortened(line, width) for line in table([fitted, *columns]).splitlines())
+    return "\n".join(shortened(line, width) for line in table([fitted, *shown]).splitlines())
 
 
 def history_table(rows: Iterable[Sequence[str]], width: int | None) -> list[str]:
-    """Return the lines of the table of events, heads first, of at most *width* characters each (``None``: any).
+    """Return the rows of the table of events, heads first, whose lines are of at most *width* columns each (``None``: any).
 
-    In a narrow terminal the actor, the time of the day and half of the fingerprint give way before names do; the detail
-    takes what is left, and goes where that is next to nothing.
+    In a narrow terminal the actor, the time of the day and half of the fingerprint give way before names do.  A detail that finds
+    no room beside the rest stands below it, whole.
     """
     times, events, clients, long, actors, details = zip(HISTORY_HEADS, *rows, strict=True)
+    details = tuple(_WHOLE_PRINT.sub(lambda found: found[0][:GRANT_DIGITS], detail) for detail in details)
     if width is None:
         return table([times, events, clients, long, actors, details]).splitlines()
     days = ["DAY", *(time[:_DAY] for time in times[1:])]
     short = ["PRINT", *(one[:LOOKUP_DIGITS] for one in long[1:])]
-    wanted, detail = max(map(len, clients)), min(max(map(len, details)), _LEAST_DETAIL) + len(_GAP)
-    room = 0
+    wanted, room = max(map(columns, clients)), 0
     front: Sequence[Sequence[str]] = ()
     back: Sequence[Sequence[str]] = ()
-    for front, back, with_detail in (
-        ((times, events), (long, actors), True),
-        ((times, events), (long,), True),
-        ((days, events), (long,), True),
-        ((days, events), (short,), True),
-        ((days, events), (short,), False),
+    for front, back in (
+        ((times, events), (long, actors)),
+        ((times, events), (long,)),
+        ((days, events), (long,)),
+        ((days, events), (short,)),
     ):
-        if not with_detail:
-            detail = 0
-        room = width - sum(max(map(len, column)) + len(_GAP) for column in (*front, *back)) - detail
+        room = width - sum(max(map(columns, column)) + len(_GAP) for column in (*front, *back))
         if room >= min(wanted, _LEAST_NAME):
             break
-    fitted = [shortened(client, max(room, 1)) for client in clients]
-    columns = [*front, fitted, *back, *([details] if detail else [])]
-    return [shortened(line, width) for line in table(columns).splitlines()]
+    fitted = [cut(client, max(room, 1)) for client in clients]
+    lines = table([*front, fitted, *back], padded=True).splitlines()
+    return [_with_detail(line, detail, width) for line, detail in zip(lines, details, strict=True)]
+
+
+def _with_detail(line: str, detail: str, width: int) -> str:
+    beside = f"{line}{_GAP}{detail}"
+    if columns(beside) <= width:
+        return beside
+    line = cut(line.rstrip(), width)
+    if detail in ("-", HISTORY_HEADS[-1]):
+        return line
+    # A character may take two columns, which textwrap does not know of.
+    breadth = max(width, 2 * len(_INDENT)) // (1 if detail.isascii() else 2)
+    return "\n".join([line, *textwrap.wrap(detail, breadth, initial_indent=_INDENT, subsequent_indent=_INDENT)])
 
 
 def clients_json(clients: Iterable[Authorization], folder: Path, now: datetime) -> list[dict[str, object]]:
@@ -114,30 +129,58 @@ def clients_json(clients: Iterable[Authorization], folder: Path, now: datetime) 
 
 
 def knocks_table(knocks: Iterable[Knock], width: int | None) -> str:
-    """Return the table of who has knocked, in lines of at most *width* characters (``None``: as long as it takes).
+    """Return the table of who has knocked, in lines of at most *width* columns (``None``: as long as it takes).
 
-    In a narrow terminal the first time gives way, then the last one, then the address, before the subject is cut short.  The
-    fingerprint stays: 16 digits of it are what `mtlsd approve` takes.
+    In a narrow terminal the first time gives way, then the end of a long address, then the last time, then the address.  The
+    fingerprint stays: 16 digits of it are what `mtlsd approve` takes.  The subject is a stranger's: it stands last, so that letters
+    that are wide, or written from right to left, move nothing else.
     """
     rows = list(knocks)
     prints = ["FINGERPRINT", *(knock.certificate.fingerprint[:GRANT_DIGITS] for knock in rows)]
     subjects = ["CLAIMS TO BE", *(knock.certificate.subject or "(no subject)" for knock in rows)]
     addresses = ["FROM", *(knock.address for knock in rows)]
+    networks = [cut(address, _LEAST_ADDRESS) for address in addresses]
     first = ["FIRST", *(f"{knock.first:%Y-%m-%d %H:%M}" for knock in rows)]
     last = ["LAST", *(f"{knock.last:%Y-%m-%d %H:%M}" for knock in rows)]
     counts = ["COUNT", *(f"{knock.count}" for knock in rows)]
-    layouts = ([addresses, first, last, counts], [addresses, last, counts], [addresses, counts], [counts])
-    wanted = min(max(map(len, subjects)), _MOST_SUBJECT)
-    room, columns = wanted, layouts[0]
+    layouts = (
+        [addresses, first, last, counts],
+        [addresses, last, counts],
+        [networks, last, counts],
+        [networks, counts],
+        [counts],
+    )
+    room, shown = _MOST_SUBJECT, layouts[0]
     if width is not None:
         for layout in layouts:
-            columns = layout
-            room = width - sum(max(map(len, column)) + len(_GAP) for column in (prints, *layout))
-            if room >= min(wanted, _LEAST_NAME):
+            shown = layout
+            room = width - sum(max(map(columns, column)) + len(_GAP) for column in (prints, *layout))
+            if room >= min(max(map(columns, subjects)), _LEAST_NAME):
                 break
-    fitted = [shortened(subject, max(min(room, wanted), 1)) for subject in subjects]
-    lines = table([prints, fitted, *columns]).splitlines()
-    return "\n".join(lines if width is None else (shortened(line, width) for line in lines))
+    lines = table([prints, *shown, [cut(subject, max(room, 1)) for subject in subjects]]).splitlines()
+    return "\n".join(lines if width is None else (cut(line, width) for line in lines))
+
+
+def invites_table(invites: Iterable[Invite], width: int | None) -> str:
+    """Return the table of who is invited, in lines of at most *width* columns (``None``: as long as it takes).
+
+    In a narrow terminal the groups are cut, then who has invited goes, then names are cut.
+    """
+    rows = list(invites)
+    names = ["NAME", *(one.name for one in rows)]
+    until = ["UNTIL (UTC)", *(f"{one.expires:%Y-%m-%d %H:%M}" for one in rows)]
+    actors = ["BY", *(printable(one.actor) for one in rows)]
+    groups = ["GROUPS", *(", ".join(one.groups) or "-" for one in rows)]
+    if width is None:
+        return table([names, until, actors, groups])
+    wanted, room = max(map(columns, names)), 0
+    back: list[list[str]] = []
+    for back in ([until, actors], [until]):
+        room = width - sum(max(map(columns, column)) + len(_GAP) for column in back) - len(_GAP) - _LEAST_NAME
+        if room >= wanted:
+            break
+    fitted = [cut(name, max(room, _LEAST_NAME)) for name in names]
+    return "\n".join(cut(line, width) for line in table([fitted, *back, groups]).splitlines())
 
 
 def knocks_json(knocks: Iterable[Knock]) -> list[dict[str, object]]:
@@ -161,13 +204,16 @@ def knocks_json(knocks: Iterable[Knock]) -> list[dict[str, object]]:
 def knock_text(knock: Knock) -> str:
     """Return what an operator has to see before a certificate is let in."""
     certificate, count = knock.certificate, knock.count
-    times = "once" if count == 1 else f"{count:,} times"
+    times = f"once, at {knock.last:%Y-%m-%d %H:%M} UTC"
+    if count > 1:
+        times = f"{count:,} times, {knock.first:%Y-%m-%d %H:%M} to {knock.last:%Y-%m-%d %H:%M} UTC"
     lines = [
         f"fingerprint  {certificate.fingerprint}",
         f"key          {certificate.key.label}",
         f"valid        {certificate.not_before:%Y-%m-%d %H:%M} to {certificate.not_after:%Y-%m-%d %H:%M} UTC",
         f"claims to be {shortened(certificate.subject, 500) or '(nobody)'}",
-        f"knocked      {times}, first from {knock.address}, {knock.first:%Y-%m-%d %H:%M} to {knock.last:%Y-%m-%d %H:%M} UTC",
+        f"knocked      {times}",
+        f"first from   {knock.address}",
     ]
     return "\n".join(lines)
 
@@ -199,13 +245,14 @@ def explanation_text(explanation: Explanation) -> str:
     return "\n".join(lines)
 
 
-def table(columns: Sequence[Sequence[str]]) -> str:
-    """Return columns, each with its heading, as lines."""
-    widths = [max(map(len, column)) for column in columns]
-    return "\n".join(
-        _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in zip(*columns, strict=True)
+def table(cells: Sequence[Sequence[str]], *, padded: bool = False) -> str:
+    """Return columns, each with its heading, as lines; *padded*: all of them as long as the longest."""
+    widths = [max(map(columns, column)) for column in cells]
+    lines = (
+        _GAP.join(cell + " " * (width - columns(cell)) for cell, width in zip(row, widths, strict=True))
+        for row in zip(*cells, strict=True)
     )
+    return "\n".join(lines if padded else map(str.rstrip, lines))
 
 
 def _expiry(client: Authorization, now: datetime, *, words: bool) -> str:
@@ -215,5 +262,9 @@ def _expiry(client: Authorization, now: datetime, *, words: bool) -> str:
     on_grace = client.on_grace(now)
     if not words:
         return "ON GRACE" if on_grace else day
-    told = [*(["on grace"] if on_grace else []), *([days_left(left)] if left < SOON else [])]
+    told = [
+        *(["replaced"] if client.replaced else []),
+        *(["on grace"] if on_grace else []),
+        *([days_left(left)] if left < SOON else []),
+    ]
     return f"{day} ({', '.join(told)})" if told else day

@@ -128,12 +128,17 @@ def _finished(
 ) -> Membership:
     if who.client != invitation.name or who.fingerprint != certificate.fingerprint:
         raise MtlsdError(f"{server.endpoint}: it knows this certificate as {who.client}, not as {invitation.name}")
+    return settled(folder, server, pair, Membership(who, certificate, before))
+
+
+def settled(folder: ClientFolder, server: Server, pair: Pair, membership: Membership) -> Membership:
+    """Put beside a pair that *server* lets in what is still missing: the server's certificate, where it is, curl's configuration."""
     if folder.server_fingerprint() is None:
         with Connection(server, pair) as connection:
             folder.put_server(connection.certificate)
     folder.put_endpoint(server.endpoint)
     folder.put_curl()
-    return Membership(who, certificate, before)
+    return membership
 
 
 def _insist_that_it_is_ours(folder: ClientFolder, certificate: Certificate, invitation: Invitation, now: datetime) -> None:

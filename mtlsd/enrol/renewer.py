@@ -21,6 +21,11 @@ from mtlsd.proof import LABEL, PATH, SIZE, signed, statement
 from mtlsd.registry.pem import certificates_in
 from mtlsd.text import printable, shortened
 
+#: Of what a server says, so many characters are shown.
+_LONGEST = 300
+#: The status of the answer to a client that has as many certificates as it may have.
+_TWO_ALREADY = 409
+
 
 class NotRenewed(Refused):
     """The server has said no; the present pair is as good as before."""
@@ -72,11 +77,16 @@ def renew(
         if waiting is not None and waiting[1].not_after - now < timedelta(days=1):
             pairs.drop()
             waiting = None
+        made = waiting is None
         if waiting is None:
             fresh = new_client_pair(who.client, now, days)
             pairs.prepare(present, certificate, fresh)
             waiting = Pair(fresh.key_pem, fresh.certificate_pem), Certificate.from_der(fresh.der)
-        _insist_on_yes(pairs, server, _asked(server, present, waiting[0]))
+        answer = _asked(server, present, waiting[0])
+        newer = _newer_here(pairs, server, certificate, waiting if made else None) if answer.status == _TWO_ALREADY else None
+        if newer is not None:
+            return newer
+        _insist_on_yes(pairs, server, answer, who.client)
         pairs.commit()
         return _tried(pairs, server, certificate, *waiting)
 
@@ -89,7 +99,26 @@ def _asked(server: Server, present: Pair, new: Pair) -> Answer:
         return connection.ask(PATH, "POST", json.dumps(told).encode("ascii"))
 
 
-def _insist_on_yes(pairs: ClientPairs, server: Server, answer: Answer) -> None:
+def _newer_here(
+    pairs: ClientPairs, server: Server, present: Certificate, made: tuple[Pair, Certificate] | None
+) -> Renewal | None:
+    """Where the newer one of two that are let in is here, and was only never used, use that; *made* is one that was made in vain."""
+    for name, pair, certificate in pairs.others():
+        is_older = (certificate.not_before, certificate.not_after) <= (present.not_before, present.not_after)
+        if is_older or (made is not None and certificate == made[1]):
+            continue
+        try:
+            who = whoami(server, pair)
+        except Rejected:
+            continue
+        if made is not None:
+            pairs.drop()
+        pairs.use(name)
+        return Renewal(who, certificate, before=True)
+    return None
+
+
+def _insist_on_yes(pairs: ClientPairs, server: Server, answer: Answer, client: str) -> None:
     if answer.status == 200:
         return
     try:
@@ -98,11 +127,16 @@ def _insist_on_yes(pairs: ClientPairs, server: Server, answer: Answer) -> None:
         said = f"it answers {answer.status}"
     if answer.status == 404:
         said = "it does not let clients renew (its setting renew is off)"
+    if answer.status == _TWO_ALREADY:
+        said = (
+            "you have two certificates already: after a renewal the older one is good for a while yet, so there is nothing to do; "
+            f"if it was not you, tell whoever looks after the server: mtlsd history {client}"
+        )
     if answer.status == 429 or answer.status >= 500:
         # Not the certificate's fault: it may be asked for again.
-        raise ServerError(f"{server.endpoint}: {shortened(printable(said), 200)}")
+        raise ServerError(f"{server.endpoint}: {shortened(printable(said), _LONGEST)}")
     pairs.drop()
-    raise NotRenewed(f"{server.endpoint}: not renewed: {shortened(printable(said), 200)}")
+    raise NotRenewed(f"{server.endpoint}: not renewed: {shortened(printable(said), _LONGEST)}")
 
 
 def _tried(pairs: ClientPairs, server: Server, old: Certificate, new: Pair, certificate: Certificate) -> Renewal:

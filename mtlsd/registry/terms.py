@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
-from mtlsd.durations import read_duration
+from mtlsd.durations import NONE, read_duration
 from mtlsd.errors import SettingsError
 from mtlsd.identity import parse_fingerprint
 from mtlsd.text import printable, shortened
@@ -88,7 +88,7 @@ def _groups(value: object) -> tuple[str, ...]:
 
 
 def _grace(value: object) -> timedelta:
-    if value == "0":
+    if value == NONE:
         return timedelta()
     with suppress(ValueError):
         if isinstance(value, str):

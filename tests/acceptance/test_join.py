@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import ssl
@@ -168,11 +169,12 @@ class SceneTests(JoinTestCase):
             timeout=60,
         )
         self.assertEqual((said.returncode, said.stderr), (0, ""))
-        folder = home / ".config" / "mtlsd" / "localhost"
         self.assertIn(f"joined localhost:{self.server.port} as bob, in ops\n", said.stdout)
-        self.assertIn(f"curl --config {folder}/curl {self.server.url()}\n", said.stdout)
+        self.assertIn("the key stays in ~/.config/mtlsd/localhost/key.pem\n", said.stdout)
+        self.assertIn(f"curl --config ~/.config/mtlsd/localhost/curl {self.server.url()}\n", said.stdout)
         (shown,) = re.findall(r"    (curl --config .*)\n", said.stdout)
-        self.assertEqual(run(["sh", "-c", f"{shown} -sS"], cwd=self.folder).stdout, "Hello: bob\n")
+        at_home = f"HOME={shlex.quote(str(home))}; {shown} -sS"
+        self.assertEqual(run(["sh", "-c", at_home], cwd=self.folder).stdout, "Hello: bob\n")
         # What it prints for httpx, as it is.
         *before, ask = said.stdout.partition("with httpx:\n")[2].strip().splitlines()
         names: dict[str, Any] = {"ssl": ssl, "httpx": httpx}

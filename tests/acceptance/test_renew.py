@@ -21,13 +21,14 @@ from mtlsd.client import Pair as ClientPair
 from mtlsd.client import Rejected, whoami
 from mtlsd.client import Server as Known
 from mtlsd.clientfolder import ClientFolder
-from mtlsd.clientpairs import ClientPairs
+from mtlsd.clientpairs import MARK, ClientPairs
 from mtlsd.enrol import renewer
 from mtlsd.keys import new_client_pair
 from mtlsd.registry.pem import certificates_in
 from mtlsd.registry.store import Store
 from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Server, command, end, environment, free_port, poll
 from tests.acceptance.test_join import MTLSD, Listener
+from tests.pki import make_pair
 from tests.test_clientpairs import Links
 from tests.test_store import Killed
 
@@ -102,7 +103,7 @@ class SceneTests(RenewTestCase):
         poll("the groups are there", lambda: "ops" in self.hello(path="/whoami"))
         before, old = self.pair(), self.fingerprint()
         said = self.renewed("bob", "--then", "echo told >> told")
-        self.assertRegex(said, r"^renewed the certificate of bob: \S*/bob/cert.pem is good until \d{4}-\d\d-\d\d\n$")
+        self.assertRegex(said, r"^renewed the certificate of bob, good until \d{4}-\d\d-\d\d\nit is in \S*/bob, as before\n$")
         self.assertNotEqual(self.pair()[0], before[0])
         self.assertEqual((self.folder / "told").read_text(), "told\n")
         told = json.loads(self.hello(path="/whoami"))
@@ -118,6 +119,9 @@ class SceneTests(RenewTestCase):
         (retired,) = poll("the old one has an end", lambda: self.server.events("retired"))
         self.assertEqual((self.ledger("renewed"), self.ledger("retired")), ([renewed], [retired]))
         self.assertEqual((renewed["fingerprint"], retired["fingerprint"]), (self.fingerprint(), old))
+        # The operator who reads the log at night.
+        for said in (f"renewed bob from .*renewed from {old}", f"retired bob .*renewed as {self.fingerprint()}, ends at "):
+            self.server.log.wait_for(rf"mtlsd#info\] {said}")
         terms = (self.certs / "authorized" / "bob.toml").read_text()
         self.assertTrue(terms.startswith('# mine\ngroups = ["ops"]\n'), terms)
         # At once, a second time: the first has its overlap still.
@@ -211,6 +215,84 @@ class SceneTests(RenewTestCase):
         self.assertIn("nothing was joined", run().stderr)
 
 
+class AdoptTests(RenewTestCase):
+    """A client that was approved, with files of its own."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.start()
+        make = "req -nodes -x509 -newkey rsa:2048 -keyout clientKey.pem -out clientCrt.pem -days 20 -subj /CN=alice"
+        self.assertEqual(self.openssl(*make.split()).returncode, 0)
+        self.certificate = (self.folder / "clientCrt.pem").read_bytes()
+
+    def let_in(self) -> None:
+        self.write(self.certs / "authorized" / "alice.pem", self.certificate)
+        poll("she is let in", lambda: self.curl_as("client", self.server).stdout.endswith("Hello: alice\n"))
+
+    def adopt(self, *more: str | Path, known: bool = True) -> subprocess.CompletedProcess[str]:
+        pair = ("--cert", "clientCrt.pem", "--key", "clientKey.pem", "--dir", "alice")
+        right = ("--cacert", self.certs / "serverCrt.pem") if known else ()
+        return command("adopt", f"localhost:{self.server.port}", *pair, *right, *more, cwd=self.folder)
+
+    def test_adopted_and_renewed(self) -> None:
+        """Who was approved would have to carry a file each year, or be invited anew under another name."""
+        refused = self.adopt()
+        self.assertEqual((refused.returncode, refused.stdout), (1, ""))
+        self.assertIn("it has to be approved first, there: mtlsd pending lists it\n", refused.stderr)
+        self.assertFalse((self.folder / "alice").exists())
+        self.let_in()
+        for said in ("adopted the pair of alice, for localhost:", "you had adopted the pair of alice"):
+            found = self.adopt()
+            self.assertEqual((found.returncode, found.stderr), (0, ""))
+            self.assertTrue(found.stdout.startswith(said), found.stdout)
+            self.assertIn(f"curl --config {self.folder}/alice/curl ", found.stdout)
+        self.assertEqual((self.folder / "alice" / "key.pem").stat().st_mode & 0o777, 0o600)
+        self.assertEqual(self.hello("alice"), "Hello: alice\n")
+        self.assertEqual((self.folder / "alice" / "cert.pem").read_bytes(), self.certificate)
+        self.assertIn("renewed the certificate of alice", self.renewed("alice"))
+        self.assertEqual(self.hello("alice"), "Hello: alice\n")
+        self.assertNotEqual((self.folder / "alice" / "cert.pem").read_bytes(), self.certificate)
+        # What was there is let be, and the folder is not made anew over what has come of it.
+        self.assertEqual((self.folder / "clientCrt.pem").read_bytes(), self.certificate)
+        self.assertIn("holds another pair already", self.adopt().stderr)
+
+    def test_by_the_fingerprint(self) -> None:
+        """Without the server's certificate, which nobody has carried, it could not be done; or anybody would do as the server."""
+        self.let_in()
+        (server,) = certificates_in((self.certs / "serverCrt.pem").read_bytes()).leaves
+        wrong = self.adopt("--fingerprint", "0" * 64, known=False)
+        self.assertIn("nothing was sent", wrong.stderr)
+        self.assertFalse((self.folder / "alice").exists())
+        found = self.adopt("--fingerprint", server.fingerprint.upper(), known=False)
+        self.assertEqual((found.returncode, found.stderr), (0, ""))
+        self.assertEqual(self.hello("alice"), "Hello: alice\n")
+
+    def test_wrong(self) -> None:
+        """Each of these would be a traceback, or a folder with a pair that is none."""
+        self.let_in()
+        (self.folder / "empty.pem").touch()
+        (self.folder / "damaged.pem").write_bytes(self.certificate[:200])
+        locked = ("pkey", "-in", "clientKey.pem", "-aes256", "-passout", "pass:x", "-out", "locked.pem")
+        self.assertEqual(self.openssl(*locked).returncode, 0)
+        make_pair("eve").write(self.folder, "eve")
+        for more, said in (
+            (("--cert", "nowhere.pem"), "nowhere.pem: cannot be read: No such file or directory"),
+            (("--cert", "empty.pem"), "empty.pem: there is no certificate in it"),
+            (("--cert", "damaged.pem"), "damaged.pem: a BEGIN line of CERTIFICATE without its END line"),
+            (("--cacert", "empty.pem"), "empty.pem: there is no certificate in it"),
+            (("--key", "empty.pem"), "empty.pem: there is no private key in it"),
+            (("--key", "locked.pem"), "locked.pem: the key is encrypted"),
+            (("--key", "eveKey.pem"), "the key and the certificate do not belong together"),
+            (("--fingerprint", "0" * 64), "give either --cacert FILE or --fingerprint F"),
+            (("--fingerprint", "00"), "a fingerprint is 64 hex digits"),
+        ):
+            found = self.adopt(*more)
+            self.assertEqual((found.stdout, found.stderr.count("\n")), ("", 1), found.stderr)
+            self.assertIn(said, found.stderr)
+            self.assertFalse((self.folder / "alice").exists())
+        self.assertIn("give either", self.adopt(known=False).stderr)
+
+
 class RefusedTests(RenewTestCase):
     """Whoever may not renew is told so in one line, and keeps a pair that works."""
 
@@ -223,7 +305,7 @@ class RefusedTests(RenewTestCase):
 
     def test_too_long(self) -> None:
         """The operator's limit would be the client's to set."""
-        self.start("--renew-longest", "90")
+        self.start("--renew-longest", "90d")
         self.client()
         self.not_renewed("ends too late: make one for fewer days")
         self.assertEqual(self.hello(), "Hello: bob\n")
@@ -460,6 +542,38 @@ class KilledTests(RenewTestCase):
                 self.assertEqual(self.hello(f"c{at}"), f"Hello: c{at}\n")
                 self.assertFalse(pairs.is_under_way)
         self.assertEqual(len(self.ledger("renewed")), counting.count + 1)
+
+    def test_the_newer_one_is_here(self) -> None:
+        """A client with two live certificates could never renew: the older one is refused, and the newer one was never used."""
+        folder = self.client()
+        old, before = self.fingerprint(), self.pair()
+        self.renewed()
+        new = self.pair()
+        # As after a backup of the client's.
+        ClientPairs(folder).use(old[:16])
+        (folder.path / MARK).unlink()
+        self.assertEqual(self.pair(), before)
+        self.assertIn("had renewed", self.renewed("bob", "--then", "echo told >> told"))
+        self.assertEqual(self.pair(), new)
+        self.assertEqual((self.folder / "told").read_text(), "told\n")
+        self.assertIsNone(ClientPairs(folder).waiting())
+        self.not_renewed("if it was not you, tell whoever looks after the server: mtlsd history bob")
+        self.assertEqual(len(self.ledger("renewed")), 1)
+        self.assertEqual([event["reason"] for event in self.server.events("rejected")], [])
+
+    def test_what_was_renewed_is_not_known_as_that(self) -> None:
+        """The next pair, which is let in by now, would be thrown away, and with it all that gets in once the old one has ended."""
+        self.client()
+        lock, process = self.waiting()
+        process.kill()
+        process.communicate()
+        os.close(lock)
+        poll("the renewal takes place", lambda: self.ledger("renewed"))
+        terms = self.certs / "authorized" / "bob.toml"
+        self.write(terms, terms.read_bytes().partition(b"[renewed]")[0])
+        self.assertIn("had renewed", self.renewed())
+        self.assertEqual(self.fingerprint(), self.ledger("renewed")[0]["fingerprint"])
+        self.assertEqual(self.hello(), "Hello: bob\n")
 
     def test_the_newest_is_not_known(self) -> None:
         """After the server's folder came back from a backup, a client would be shut out although its old pair is good."""
