@@ -170,6 +170,21 @@ class ExchangeTests(ProxyTestCase):
         wire.answer(b"HTTP/1.1 100 Continue\r\n\r\n" + OK)
         self.assertTrue(gate.taken().startswith(b"HTTP/1.1 200 OK"))
 
+    def test_expect_on_a_kept_connection(self) -> None:
+        """A client that waits for the word gets it at once where somebody is there already, and once; else it would wait for ever."""
+        gate = self.ask()
+        wire = self.connected()
+        wire.answer(OK)
+        gate.taken()
+        gate.protocol.dataReceived(ask("/x", "POST", "Expect: 100-continue", "Content-Length: 3"))
+        self.assertEqual((self.attempts(), gate.taken()), ([8000], b"HTTP/1.1 100 Continue\r\n\r\n"))
+        wire.producer.pauseProducing()
+        wire.producer.resumeProducing()
+        gate.protocol.dataReceived(b"abc")
+        self.assertTrue(wire.sent().endswith(b"\r\n\r\nabc"))
+        wire.answer(OK)
+        self.assertTrue(gate.taken().startswith(b"HTTP/1.1 200 OK"))
+
     def test_expect_and_nobody_there(self) -> None:
         """A gigabyte need not be sent in order to hear that."""
         gate = self.ask("/x", "POST", "Expect: 100-continue", "Content-Length: 3")
@@ -243,6 +258,17 @@ class ExchangeTests(ProxyTestCase):
         self.assertTrue(wire.sent().startswith(b"GET /y "))
         wire.answer(OK)
         self.assertEqual(Answer(gate.drain()).body, b"hi")
+
+    def test_after_a_slow_client(self) -> None:
+        """A kept connection is read from again: the next request on it, somebody else's, would get no answer."""
+        gate = cast(NarrowGate, self.ask(gate=NarrowGate()))
+        wire = self.connected()
+        wire.answer(OK)
+        self.assertTrue(gate.is_full)
+        other = self.ask("/y")
+        self.assertEqual((self.attempts(), wire.producerState), ([8000], "producing"))
+        wire.answer(OK)
+        self.assertEqual(Answer(other.taken()).body, b"hi")
 
     def test_a_client_held_up_by_a_hint(self) -> None:
         """It is the client that takes nothing, so the backend is not late: not before, and not after the head has come."""

@@ -184,7 +184,10 @@ class Exchange:
 
     def ended(self) -> None:
         """The answer is complete."""
-        self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None and self._is_held_up:
+            # It was the client of this answer that was slow.  The next request on it would wait for ever.
+            connection.transport.resumeProducing()
         self._is_over = True
         if self._is_chunked:
             self.channel.write(b"0\r\n\r\n")

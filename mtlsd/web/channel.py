@@ -237,8 +237,8 @@ class Channel(Protocol):
             self._patience.rest()
 
     def release_body(self) -> None:
-        """Let the rest of the request's body come."""
-        if not self._is_held:
+        """Let the rest of the request's body come: it has somebody to go to."""
+        if not self._is_held and not self._owes_continue:
             return
         self._is_held = False
         if self._is_over:
