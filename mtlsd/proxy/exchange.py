@@ -124,13 +124,12 @@ class Exchange:
     def pauseProducing(self) -> None:
         self._is_held_up = True
         if self._connection is not None:
-            self._connection.transport.pauseProducing()
-            self._connection.patience.rest()
+            self._connection.hold()
 
     def resumeProducing(self) -> None:
         self._is_held_up = False
         if self._connection is not None:
-            self._connection.transport.resumeProducing()
+            self._connection.go_on()
             self._wait_for_more()
 
     def stopProducing(self) -> None:
