@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mtlsd.identity import Certificate, Identity, Key, Tls
 from mtlsd.routing.namedheaders import NamedHeaders
 from mtlsd.web.application import environ_of
-from mtlsd.web.claims import claims, is_claim, without_claims
+from mtlsd.web.claims import claim_lines, claims, is_claim, without_claims
 from mtlsd.web.headers import HeaderNames, received
 from tests.site_in_memory import ALICE, Gate
 
@@ -132,6 +134,23 @@ class ClaimTests(SynchronousTestCase):
         )
         self.assertTrue(all(is_claim(name) for name in said))
         self.assertNotIn(b"X-Forwarded-Host", dict(claims(ALICE, b"DER", "192.0.2.7", None)))
+
+    def test_as_lines(self) -> None:
+        """The same, and never what was true before: of another name, other groups, another certificate or address."""
+        told = set()
+        for identity, certificate, address, host in itertools.product(
+            (ALICE, replace(ALICE, client="bob"), replace(ALICE, groups=()), replace(ALICE, groups=("ops", "staff"))),
+            (b"DER", b"other"),
+            ("192.0.2.7", "::1"),
+            (b"h", b"i", None),
+        ):
+            lines = b"".join(b"%b: %b\r\n" % pair for pair in claims(identity, certificate, address, host))
+            for _ in range(2):
+                self.assertEqual(claim_lines(identity, certificate, address, host), lines)
+            told.add(lines)
+        other = replace(ALICE, certificate=replace(ALICE.certificate, fingerprint="f" * 64))
+        self.assertIn(b"X-Client-Fingerprint: fff", claim_lines(other, b"DER", "192.0.2.7", b"h"))
+        self.assertEqual(len(told), 4 * 2 * 2 * 3)
 
 
 class EnvironTests(SynchronousTestCase):

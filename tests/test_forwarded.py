@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from mtlsd.proxy.forwarded import end_to_end, request_head
 from mtlsd.web.headers import HeaderNames, received
 
-ADDED = [(b"X-Client-Name", b"alice")]
+ADDED = b"X-Client-Name: alice\r\n"
 
 
 def forwarded(*pairs: tuple[bytes, bytes], length: int | None = 0, method: bytes = b"GET") -> list[bytes]:

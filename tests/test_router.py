@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import sys
@@ -22,6 +23,8 @@ from mtlsd.applications import missing
 from mtlsd.config import ConfigError, parse
 from mtlsd.proxy.backend import Backends
 from mtlsd.routing.rules import Made, Routed
+from mtlsd.web.headers import PlainHeaders
+from mtlsd.web.message import Message
 from mtlsd.web.request import identity
 from mtlsd.web.router import Resources, Router
 from mtlsd.web.site import make_root
@@ -108,6 +111,27 @@ path = "/private"
 allow = ["carol"]
 resource = "tests.test_router:told_three"
 """
+PASSED_ON = """
+[groups]
+ops = ["carol"]
+[[route]]
+path = "/"
+allow = ["*"]
+upstream = "http://127.0.0.1:8000"
+[[route]]
+path = "/admin"
+allow = ["group:ops"]
+upstream = "http://127.0.0.1:8000"
+[[route]]
+path = "/get"
+allow = ["alice"]
+methods = ["GET"]
+upstream = "http://127.0.0.1:8000"
+[[route]]
+path = "/told"
+allow = ["*"]
+resource = "tests.test_router:told_one"
+"""
 
 
 class RouterTestCase(SynchronousTestCase):
@@ -129,9 +153,10 @@ class RouterTestCase(SynchronousTestCase):
         if event.get("log_namespace") == "mtlsd.web.router.Router":
             self.said.append(str(event["log_format"]).format(**event))
 
-    def configure(self, text: str) -> None:
+    def configure(self, text: str) -> Router:
         rules = parse(text, self.config).rules
-        self.door.site.router = Router(rules, self.resources.make(rules), self.own, self.backends)
+        self.door.site.router = router = Router(rules, self.resources.make(rules), self.own, self.backends)
+        return router
 
     def get(self, target: str, method: str = "GET", *headers: str, body: bytes = b"", gate: Gate | None = None) -> Answer:
         gate = self.door.connect(gate or Gate(STAFF))
@@ -224,6 +249,38 @@ class RouteTests(RouterTestCase):
         """A resource that reads `X-Client-Name` would believe its client."""
         headers = ("X-Client-Name: mallory", "x_ssl_client_cert: x", "Remote-User: root", "x_corp_role: root", "X-Mine: 1")
         self.assertEqual(eval(self.get("/admin", "DELETE", *headers).body), [b"Host", b"X-Mine"])
+
+    def test_the_groups_of_many(self) -> None:
+        """What was made of one client's groups would be another's, or outlive the rules that gave them."""
+        clients = [replace(ALICE, client=f"c{number}", groups=("own",)) for number in range(1500)]
+        for groups in ("a", "b"):
+            members = ", ".join(f'"c{number}"' for number in range(0, 1500, 2))
+            router = self.configure(f"[groups]\n{groups} = [{members}]\n")
+            for _ in range(2):
+                found = [router.joined(client) for client in clients]
+                self.assertEqual([client.client for client in found], [client.client for client in clients])
+                self.assertEqual({client.groups for client in found[::2]}, {("own", groups)})
+                self.assertEqual({client.groups for client in found[1::2]}, {("own",)})
+
+    def test_what_is_passed_on(self) -> None:
+        """The way to a server behind the door would be open to somebody to whom the rules say no."""
+        router = self.configure(PASSED_ON)
+        channel = self.door.connect().protocol
+        passed = []
+        for target, method, client in itertools.product(
+            (b"/", b"/admin", b"/admin/x?y", b"/adminx", b"/get", b"/told", b"/a//b"),
+            (b"GET", b"HEAD", b"POST"),
+            (ALICE, STAFF, replace(ALICE, client="carol", groups=())),
+        ):
+            message = Message(method, target, b"HTTP/1.1", PlainHeaders(), 0, True)
+            exchange = router.exchange(channel, message, client)
+            path = target.partition(b"?")[0]
+            joined = router.joined(client)
+            allowed = isinstance(router.rules.rule(joined.client, joined.groups, method, path), Routed)
+            wanted = allowed and path not in (b"/told", b"/a//b")
+            self.assertEqual(exchange is not None, wanted, (target, method, client.client))
+            passed.append(wanted)
+        self.assertEqual(passed.count(True), 34)
 
     def test_a_body_that_nobody_wants(self) -> None:
         """A client without any right would fill the disk of the server with bodies, before it is told so."""

@@ -106,7 +106,7 @@ class AskedForTests(SynchronousTestCase):
         message = read(
             ask("/", "GET", "Connection: Upgrade, HTTP2-Settings, X-A", *WEBSOCKET[1:], "HTTP2-Settings: AAMA", "X-A: b")
         )
-        head = request_head(b"GET", b"/", message.headers.plain, 0, (), protocols_asked_for(message))
+        head = request_head(b"GET", b"/", message.headers.plain, 0, b"", protocols_asked_for(message))
         self.assertEqual(
             head,
             b"GET / HTTP/1.1\r\nHost: localhost\r\nSec-Websocket-Key: a2V5\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",

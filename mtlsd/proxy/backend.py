@@ -55,6 +55,7 @@ class BackendConnection(Protocol):
         self._parser: ResponseParser | None = None
         self._is_lost = False
         self._is_answered = False
+        self._is_held = False
         self.patience = Patience(backend.deadlines)
         #: Whether all of the request has been sent: an answer may come before that.
         self.is_asked = False
@@ -121,6 +122,17 @@ class BackendConnection(Protocol):
         else:
             self.transport.write(head)
 
+    def hold(self) -> None:
+        """Let no more of the answer come, for now."""
+        self._is_held = True
+        self.transport.pauseProducing()
+        self.patience.rest()
+
+    def go_on(self) -> None:
+        """Let the rest of the answer come."""
+        self._is_held = False
+        self.transport.resumeProducing()
+
     def has_news(self) -> bool:
         """Tell whether something has come, if only the end, that the reactor has not told of yet."""
         try:
@@ -182,6 +194,9 @@ class BackendConnection(Protocol):
             self._waiting = self._parser = None
             self.patience.rest()
             if parser.reusable and self.is_asked and not self._is_lost:
+                if self._is_held:
+                    # It is the client of this answer that is slow; the next one would wait for ever.
+                    self.go_on()
                 self._backend.keep(self)
             else:
                 self.close()

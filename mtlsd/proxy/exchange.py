@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Any
 
 from twisted.internet.interfaces import IPushProducer
@@ -16,7 +15,7 @@ from mtlsd.proxy.forwarded import end_to_end, protocols_asked_for, request_head
 from mtlsd.proxy.response import Head
 from mtlsd.proxy.upgraded import Upgraded
 from mtlsd.routing.rules import Route, Upstream
-from mtlsd.web.claims import claims
+from mtlsd.web.claims import claim_lines
 from mtlsd.web.headers import PlainHeaders
 from mtlsd.web.interfaces import SERVER
 from mtlsd.web.message import Message
@@ -124,13 +123,12 @@ class Exchange:
     def pauseProducing(self) -> None:
         self._is_held_up = True
         if self._connection is not None:
-            self._connection.transport.pauseProducing()
-            self._connection.patience.rest()
+            self._connection.hold()
 
     def resumeProducing(self) -> None:
         self._is_held_up = False
         if self._connection is not None:
-            self._connection.transport.resumeProducing()
+            self._connection.go_on()
             self._wait_for_more()
 
     def stopProducing(self) -> None:
@@ -184,10 +182,7 @@ class Exchange:
 
     def ended(self) -> None:
         """The answer is complete."""
-        connection, self._connection = self._connection, None
-        if connection is not None and self._is_held_up:
-            # It was the client of this answer that was slow.  The next request on it would wait for ever.
-            connection.transport.resumeProducing()
+        self._connection = None
         self._is_over = True
         if self._is_chunked:
             self.channel.write(b"0\r\n\r\n")
@@ -296,11 +291,12 @@ class Exchange:
         message, gate = self._message, self.gate
         self._connection = connection
         target = self.uri
-        host = self.getHeader(b"host")
-        added = claims(self.identity, gate.certificate(), gate.peer[0], host)
+        hosts = message.headers.plain.get(b"Host")
+        host = hosts[-1] if hosts else None
+        added = claim_lines(self.identity, gate.certificate(), gate.peer[0], host)
         if host is None:
             # HTTP/1.0 knows of none, and HTTP/1.1 does not go without (RFC 9112 3.2).
-            added = chain([(b"Host", self._candidates[0].target.authority.encode("ascii"))], added)
+            added = b"Host: %b\r\n%b" % (self._candidates[0].target.authority.encode("ascii"), added)
         if self._upstream.strip_prefix and self._route.path:
             target = target[len(self._route.path) :]
             if not target.startswith(b"/"):

@@ -20,6 +20,9 @@ _HOP_BY_HOP = frozenset(
         *(b"transfer-encoding", b"upgrade", b"expect", b"http2-settings", b"proxy-authentication-info"),
     }
 )
+_NOTHING: frozenset[bytes] = frozenset()
+#: Bytes of a ``Connection`` that is worth remembering: what all say, keep-alive or close, is.
+_SHORT = 40
 _BODY_METHODS = (b"POST", b"PUT", b"PATCH")
 # RFC 9110 7.8: names of protocols, each with a version or without.
 _PROTOCOL = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64})?"
@@ -33,25 +36,24 @@ def request_head(
     target: bytes,
     headers: Mapping[bytes, list[bytes]],
     length: int | None,
-    added: Iterable[tuple[bytes, bytes]],
+    added: bytes,
     protocols: tuple[bytes, ...] = (),
     strip: NamedHeaders | None = None,
 ) -> bytes:
     """Return the head of a request for a backend.
 
     *headers* are the client's, by name as twisted.web writes it; *length* is the body's, ``None`` for chunked; *added* are
-    the door's own.  What a client says of itself is left out, whether or not the door says something in its place.
+    the door's own, as lines.  What a client says of itself is left out, whether or not the door says something in its place.
     *protocols* are asked for in HTTP's place; what is in *strip* is left out too.
     """
-    lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
+    lines = [method, b" ", target, b" HTTP/1.1\r\n"]
     named = named_by_connection(headers)
     for name, values in headers.items():
         if not _may_go_on(name) or (strip and name in strip) or (named and name.lower() in named):
             continue
         for value in values:
-            lines.append(b"%b: %b\r\n" % (name, value))  # noqa: PERF401 (a list of one is dearer)
-    for name, value in added:
-        lines.append(b"%b: %b\r\n" % (name, value))
+            lines += (name, b": ", value, b"\r\n")
+    lines.append(added)
     if protocols:
         lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(protocols))
     if length is None:
@@ -82,14 +84,26 @@ def protocols_asked_for(message: Message) -> tuple[bytes, ...]:
 def end_to_end(headers: Mapping[bytes, list[bytes]]) -> dict[bytes, list[bytes]]:
     """Return the headers of a response that are for the client: without those of the backend's connection."""
     named = named_by_connection(headers)
-    return {name: values for name, values in headers.items() if name.lower() not in _HOP_BY_HOP and name.lower() not in named}
+    dropped = _HOP_BY_HOP if named <= _HOP_BY_HOP else _HOP_BY_HOP | named
+    return {name: values for name, values in headers.items() if name.lower() not in dropped}
 
 
 def named_by_connection(headers: Mapping[bytes, list[bytes]]) -> frozenset[bytes]:
     """Return the names in ``Connection``, in lower case, but for those that a message cannot do without."""
     values = headers.get(b"Connection")
     if values is None:
-        return frozenset()
+        return _NOTHING
+    if len(values) == 1 and len(values[0]) <= _SHORT:
+        return _named_by(values[0])
+    return _named(values)
+
+
+@lru_cache(maxsize=256)
+def _named_by(value: bytes) -> frozenset[bytes]:
+    return _named([value])
+
+
+def _named(values: Iterable[bytes]) -> frozenset[bytes]:
     # Whoever names Host there would have the backend guess.
     return frozenset(token.strip().lower() for value in values for token in value.split(b",")) - {b"host", b"content-length"}
 

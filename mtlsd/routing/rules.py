@@ -143,6 +143,12 @@ class Route:
     methods: frozenset[bytes] | None = None
     strip: NamedHeaders | None = None
 
+    def takes(self, method: bytes) -> bool:
+        """Tell whether it may be asked with *method*."""
+        methods = self.methods
+        # RFC 9110 9.3.2: HEAD asks for what GET would say.
+        return methods is None or method in methods or (method == b"HEAD" and b"GET" in methods)
+
     @property
     def label(self) -> str:
         """How messages call it."""
@@ -223,8 +229,7 @@ class Rules:
         if not route.allow.admits(client, groups):
             return Turned(HTTPStatus.FORBIDDEN, f"{route.label} allows {route.allow}", route)
         methods = route.methods
-        # RFC 9110 9.3.2: HEAD asks for what GET would say.
-        if methods is None or method in methods or (method == b"HEAD" and b"GET" in methods):
+        if methods is None or route.takes(method):
             return Routed(route)
         known = methods | {b"HEAD"} if b"GET" in methods else methods
         names = ", ".join(sorted(name.decode("ascii") for name in methods))

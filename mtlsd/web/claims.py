@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 
 from mtlsd.identity import Identity
@@ -43,18 +43,37 @@ def without_claims(headers: PlainHeaders, strip: NamedHeaders | None = None) -> 
         del plain[name]
 
 
-def claims(identity: Identity, certificate: bytes, address: str, host: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+def claims(identity: Identity, certificate: bytes, address: str, host: bytes | None) -> Iterable[tuple[bytes, bytes]]:
     """Return the headers that tell an application who its client is.
 
     *certificate* is the leaf's DER, *address* the client's, *host* what it asked for.  Names, groups and fingerprints
     have no character that needs an escape; text from a certificate is not among them.
     """
-    # RFC 9440 2.1: a Byte Sequence of RFC 8941.
-    yield b"Client-Cert", b":%b:" % base64.b64encode(certificate)
-    yield b"X-Client-Name", identity.client.encode("ascii")
-    yield b"X-Client-Fingerprint", identity.certificate.fingerprint.encode("ascii")
-    yield b"X-Client-Groups", ",".join(identity.groups).encode("ascii")
-    yield b"X-Forwarded-For", address.encode("ascii")
-    yield b"X-Forwarded-Proto", b"https"
-    if host is not None:
-        yield b"X-Forwarded-Host", host
+    said = _said(identity.client, identity.groups, identity.certificate.fingerprint, certificate, address)
+    return said if host is None else (*said, (b"X-Forwarded-Host", host))
+
+
+def claim_lines(identity: Identity, certificate: bytes, address: str, host: bytes | None) -> bytes:
+    """Return the :func:`claims` as the lines of a head."""
+    lines = _lines(identity.client, identity.groups, identity.certificate.fingerprint, certificate, address)
+    return lines if host is None else b"%bX-Forwarded-Host: %b\r\n" % (lines, host)
+
+
+@lru_cache(maxsize=256)
+def _lines(client: str, groups: tuple[str, ...], fingerprint: str, certificate: bytes, address: str) -> bytes:
+    """Return what is the same for all requests of a client.  Whatever is said here is an argument: nothing can be out of date."""
+    return b"".join(b"%b: %b\r\n" % said for said in _said(client, groups, fingerprint, certificate, address))
+
+
+def _said(
+    client: str, groups: tuple[str, ...], fingerprint: str, certificate: bytes, address: str
+) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        # RFC 9440 2.1: a Byte Sequence of RFC 8941.
+        (b"Client-Cert", b":%b:" % base64.b64encode(certificate)),
+        (b"X-Client-Name", client.encode("ascii")),
+        (b"X-Client-Fingerprint", fingerprint.encode("ascii")),
+        (b"X-Client-Groups", ",".join(groups).encode("ascii")),
+        (b"X-Forwarded-For", address.encode("ascii")),
+        (b"X-Forwarded-Proto", b"https"),
+    )

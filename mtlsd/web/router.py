@@ -27,8 +27,11 @@ from mtlsd.web.message import Message
 from mtlsd.web.request import METHODS, Request
 
 _OWN = RESERVED.encode()
+_BELOW_OWN = _OWN + b"/"
 #: What TRACE tells back to a client are the headers that the door has added (RFC 9110 9.3.8); CONNECT would be a tunnel.
 _NOT_PASSED_ON = (b"CONNECT", b"TRACE")
+#: Identities that are kept with the groups that the configuration gives them.
+_MOST_JOINED = 1024
 #: Characters of a path that are logged.
 _SHOWN = 200
 
@@ -47,6 +50,8 @@ class Router:
         self._resources = resources
         self._own = own
         self._backends = backends
+        # Of these rules, and only for as long as they are in force.
+        self._joined: dict[int, tuple[Identity, Identity]] = {}
         targets = [
             target for route in rules.routes if isinstance(route.destination, Upstream) for target in route.destination.targets
         ]
@@ -56,8 +61,18 @@ class Router:
 
     def joined(self, identity: Identity) -> Identity:
         """Return *identity* with the groups that the configuration gives it too."""
+        known = self._joined.get(id(identity))
+        if known is not None and known[0] is identity:
+            return known[1]
         groups = self.rules.groups_of(identity.client, identity.groups)
-        return identity if groups is identity.groups else replace(identity, groups=groups)
+        if groups is identity.groups:
+            return identity
+        joined = replace(identity, groups=groups)
+        if len(self._joined) >= _MOST_JOINED:
+            self._joined.clear()
+        # The identity is held, so that its id is no other's.
+        self._joined[id(identity)] = identity, joined
+        return joined
 
     def exchange(self, channel: Any, message: Message, identity: Identity) -> Exchange | None:
         """Return the exchange for a request that may be passed on; ``None`` for any other, refusals too."""
@@ -66,12 +81,13 @@ class Router:
         except PathError:
             return None
         route = self.rules.match(path)
-        if route is None or not isinstance(route.destination, Upstream) or path == _OWN or path.startswith(_OWN + b"/"):
+        if route is None or not isinstance(route.destination, Upstream) or path == _OWN or path.startswith(_BELOW_OWN):
             return None
         if message.method in _NOT_PASSED_ON:
             return None
         identity = self.joined(identity)
-        if not isinstance(self.rules.rule(identity.client, identity.groups, message.method, path), Routed):
+        # As Rules.rule has it, with the route that is found already.
+        if not route.allow.admits(identity.client, identity.groups) or not route.takes(message.method):
             return None
         return Exchange(channel, message, identity, path, route, route.destination, self._backends)
 
@@ -83,7 +99,7 @@ class Router:
             path = canonical(message.target.partition(b"?")[0])
         except PathError:
             return True
-        if path == _OWN or path.startswith(_OWN + b"/"):
+        if path == _OWN or path.startswith(_BELOW_OWN):
             return False
         identity = self.joined(identity)
         return not isinstance(self.rules.rule(identity.client, identity.groups, message.method, path), Routed)
@@ -115,7 +131,7 @@ class Router:
             request.setHeader(b"Location", _OWN + b"/")
             request.answer(308, f"it is {RESERVED}/")
             return None
-        if path.startswith(_OWN + b"/"):
+        if path.startswith(_BELOW_OWN):
             return _beginning(request, self._own, _OWN)
         ruling = self.rules.rule(identity.client, identity.groups, request.method, path)
         if isinstance(ruling, Routed) and isinstance(ruling.route.destination, Upstream):
