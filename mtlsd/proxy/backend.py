@@ -47,6 +47,8 @@ class BackendConnection(Protocol):
     """One connection to a backend, which serves one request at a time."""
 
     transport: Any
+    #: Whether nothing else is asked on it, whatever the response says.
+    is_last = False
 
     def __init__(self, backend: Backend, made: Callable[[BackendConnection], object]) -> None:
         self._backend = backend
@@ -181,7 +183,7 @@ class BackendConnection(Protocol):
         if parser.done and self._waiting is waiting:
             self._waiting = self._parser = None
             self.patience.rest()
-            if parser.reusable and self.is_asked and not self._is_lost:
+            if parser.reusable and self.is_asked and not self.is_last and not self._is_lost:
                 self._backend.keep(self)
             else:
                 self.close()

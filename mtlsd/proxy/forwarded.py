@@ -14,7 +14,8 @@ from mtlsd.routing.namedheaders import NamedHeaders, one_form
 from mtlsd.web.claims import is_claim
 from mtlsd.web.message import Message
 
-_HOP_BY_HOP = frozenset(
+#: Headers of one connection, in their one form.
+HOP_BY_HOP = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer"),
         *(b"transfer-encoding", b"upgrade", b"expect", b"http2-settings", b"proxy-authentication-info"),
@@ -46,7 +47,7 @@ def request_head(
     lines = [b"%b %b HTTP/1.1\r\n" % (method, target)]
     named = named_by_connection(headers)
     for name, values in headers.items():
-        if not _may_go_on(name) or (strip and name in strip) or (named and name.lower() in named):
+        if not may_go_on(name) or (strip and name in strip) or (named and name.lower() in named):
             continue
         for value in values:
             lines.append(b"%b: %b\r\n" % (name, value))  # noqa: PERF401 (a list of one is dearer)
@@ -82,7 +83,7 @@ def protocols_asked_for(message: Message) -> tuple[bytes, ...]:
 def end_to_end(headers: Mapping[bytes, list[bytes]]) -> dict[bytes, list[bytes]]:
     """Return the headers of a response that are for the client: without those of the backend's connection."""
     named = named_by_connection(headers)
-    return {name: values for name, values in headers.items() if name.lower() not in _HOP_BY_HOP and name.lower() not in named}
+    return {name: values for name, values in headers.items() if name.lower() not in HOP_BY_HOP and name.lower() not in named}
 
 
 def named_by_connection(headers: Mapping[bytes, list[bytes]]) -> frozenset[bytes]:
@@ -95,7 +96,7 @@ def named_by_connection(headers: Mapping[bytes, list[bytes]]) -> frozenset[bytes
 
 
 @lru_cache(maxsize=1024)
-def _may_go_on(name: bytes) -> bool:
+def may_go_on(name: bytes) -> bool:
     """Tell whether a header of a client's request is for the backend: whatever spelling this has for it."""
     form = one_form(name)
-    return form not in _HOP_BY_HOP and form != b"content-length" and not is_claim(name)
+    return form not in HOP_BY_HOP and form != b"content-length" and not is_claim(name)
