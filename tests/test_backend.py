@@ -458,8 +458,8 @@ class PassedOnAsItIsTests(ProxyTestCase):
             self.assertEqual(Answer(gate.taken()).headers["location"], location)
 
     def test_trailers(self) -> None:
-        """Neither way: an application, or a client, that takes one for a header would be told what nobody has judged."""
-        gate = self.ask("/x", "POST", "Transfer-Encoding: chunked", "Trailer: X-T")
+        """Neither way, where the head has not announced them, and where nobody has asked for them: tests/test_trailers.py has the rest."""
+        gate = self.ask("/x", "POST", "Transfer-Encoding: chunked")
         gate.protocol.dataReceived(b"3\r\nabc\r\n0\r\nX-T: from-client\r\n\r\n")
         wire = self.connected()
         sent = wire.sent()

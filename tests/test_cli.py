@@ -29,6 +29,7 @@ from tests.pki import Pair, make_pair, new_key
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 VERBS = (
     *(
+        "adopt",
         "approve",
         "authorize",
         "check",
@@ -129,7 +130,7 @@ class UsageTests(Base):
             self.assertEqual(result.exit_code, 0)
             self.assertIn(f"Example: mtlsd {verb}", result.stdout)
             # Who joins has no folder of clients, but one of its own.
-            self.assertIn("--dir DIR" if verb in ("join", "renew") else "--certs DIR", result.stdout)
+            self.assertIn("--dir DIR" if verb in ("adopt", "join", "renew") else "--certs DIR", result.stdout)
 
     def test_version(self) -> None:
         """Lost: which mtlsd it is, for a report of a mistake."""

@@ -67,6 +67,12 @@ def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [repr((tuple(environ.get(name) for name in names), body)).encode()]
 
 
+def names(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    environ["wsgi.input"].read()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [repr(sorted(environ)).encode()]
+
+
 def broken(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     raise ValueError("secret")
 
@@ -365,6 +371,19 @@ class DestinationTests(RouterTestCase):
         gate = self.door.connect(Gate(STAFF))
         gate.protocol.dataReceived(ask("/app", "POST", "Transfer-Encoding: chunked") + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
         self.assertEqual(eval(_dechunked(Answer(gate.taken()).body)), (("/app", "", "3", "alice", "alice", None), b"abc"))
+
+    def test_trailers(self) -> None:
+        """An application in the door's own process would find in its environ what has come when all was decided."""
+        made = self.route('resource = "tests.test_router:told_one"').replace("/app", "/made")
+        self.configure(self.route('wsgi = "tests.test_router:names"') + made)
+        for path in ("/app", "/made"):
+            gate = self.door.connect(Gate(STAFF))
+            gate.protocol.dataReceived(
+                ask(path, "DELETE", "Transfer-Encoding: chunked", "Trailer: X-Role")
+                + b"2\r\nab\r\n0\r\nX-Role: admin\r\nX-Client-Name: root\r\n\r\n"
+            )
+            answer = Answer(gate.taken())
+            self.assertEqual((answer.status, "ROLE" in answer.body.decode().upper()), (200, False), answer.body)
 
     def test_a_broken_application(self) -> None:
         """Its traceback is for the log."""

@@ -220,7 +220,7 @@ class FileTests(SynchronousTestCase):
     def test_what_cannot_be_read_is_named(self) -> None:
         """A missing, binary or half-written file must not start the server with its defaults."""
         self.assertEqual(self.refusal(Path(self.mktemp())), "No such file or directory")
-        self.assertIn("codec can't decode", self.refusal(self.config(b"\xff\xfe")))
+        self.assertIn("not UTF-8 (at line 1, column 1)", self.refusal(self.config(b"\xff\xfe")))
         self.assertIn("line 1", self.refusal(self.config("[server\nport = 1")))
 
 

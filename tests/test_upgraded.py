@@ -227,6 +227,15 @@ class UpgradeTestCase(ProxyTestCase):
 
 
 class UpgradeTests(UpgradeTestCase):
+    def test_trailers(self) -> None:
+        """A `Connection` of two minds would be asked for: what takes HTTP's place has no trailers."""
+        self.asked("TE: trailers", "Trailer: X-T")
+        sent = self.connected().sent()
+        self.assertEqual(
+            [line for line in sent.split(b"\r\n") if line.startswith((b"Connection", b"TE", b"Trailer"))],
+            [b"Connection: Upgrade"],
+        )
+
     def test_there_and_back(self) -> None:
         """What it is for: a handshake of its own, and then nothing that anybody here reads."""
         gate = self.asked("X-Client-Name: root", "Sec-WebSocket-Extensions: permessage-deflate")

@@ -47,6 +47,8 @@ class BackendConnection(Protocol):
     """One connection to a backend, which serves one request at a time."""
 
     transport: Any
+    #: Whether nothing else is asked on it, whatever the response says.
+    is_last = False
 
     def __init__(self, backend: Backend, made: Callable[[BackendConnection], object]) -> None:
         self._backend = backend
@@ -193,7 +195,7 @@ class BackendConnection(Protocol):
         if parser.done and self._waiting is waiting:
             self._waiting = self._parser = None
             self.patience.rest()
-            if parser.reusable and self.is_asked and not self._is_lost:
+            if parser.reusable and self.is_asked and not self.is_last and not self._is_lost:
                 if self._is_held:
                     # It is the client of this answer that is slow; the next one would wait for ever.
                     self.go_on()

@@ -13,6 +13,7 @@ from mtlsd.identity import Identity
 from mtlsd.proxy.backend import Backend, BackendConnection, Backends
 from mtlsd.proxy.forwarded import end_to_end, protocols_asked_for, request_head
 from mtlsd.proxy.response import Head
+from mtlsd.proxy.trailers import Trailers
 from mtlsd.proxy.upgraded import Upgraded
 from mtlsd.routing.rules import Route, Upstream
 from mtlsd.web.claims import claim_lines
@@ -71,7 +72,12 @@ class Exchange:
         self._is_pooled = False
         self._is_retried = False
         self._protocols = protocols_asked_for(message) if upstream.upgrade else ()
-        self._has_body = not message.complete or bool(message.pieces)
+        plain = message.headers.plain
+        self._trailers = Trailers(message, route.strip) if b"Trailer" in plain or b"TE" in plain else None
+        # Trailers have their place behind chunks, if there is no content in these.
+        self._has_body = (
+            not message.complete or bool(message.pieces) or (self._trailers is not None and self._trailers.are_announced)
+        )
         self._waiting_body: list[bytes] = []
         self._body_is_whole = False
         self._body_has_begun = False
@@ -168,6 +174,8 @@ class Exchange:
         if head.length is None and self.clientproto == b"HTTP/1.1" and self.method != b"HEAD":
             self._is_chunked = True
             plain[b"Transfer-Encoding"] = [b"chunked"]
+            if self._trailers is not None:
+                plain.update(self._trailers.responded(head))
         self.code = head.status
         self.startedWriting = True
         channel.registerProducer(self, True)
@@ -185,7 +193,7 @@ class Exchange:
         self._connection = None
         self._is_over = True
         if self._is_chunked:
-            self.channel.write(b"0\r\n\r\n")
+            self.channel.write(b"0\r\n\r\n" if self._trailers is None else self._trailers.end_of_answer())
         self.site.log(self)
         self.channel.unregisterProducer()
         self.channel.requestDone(self)
@@ -301,6 +309,9 @@ class Exchange:
             target = target[len(self._route.path) :]
             if not target.startswith(b"/"):
                 target = b"/" + target
+        if self._trailers is not None and not self._protocols:
+            added += self._trailers.lines()
+            connection.is_last = self._trailers.are_announced
         length = message.length if self._has_body else 0
         head = request_head(self.method, target, message.headers.plain, length, added, self._protocols, self._route.strip)
         connection.ask(head, self, is_head=self.method == b"HEAD", is_whole=not self._has_body, protocols=self._protocols)
@@ -321,7 +332,10 @@ class Exchange:
         connection.is_asked = True
         if self._has_body:
             if self._message.length is None:
-                connection.transport.write(b"0\r\n\r\n")
+                if self._trailers is not None and self._message.trailers is not None:
+                    # They are a part of what is sent once.
+                    self._body_has_begun = True
+                connection.transport.write(b"0\r\n\r\n" if self._trailers is None else self._trailers.end_of_request())
             connection.transport.unregisterProducer()
             # It may have been held by a backend that is slow, and will not say any more that there is room.
             self.channel.release_body()

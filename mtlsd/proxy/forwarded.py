@@ -14,7 +14,8 @@ from mtlsd.routing.namedheaders import NamedHeaders, one_form
 from mtlsd.web.claims import is_claim
 from mtlsd.web.message import Message
 
-_HOP_BY_HOP = frozenset(
+#: Headers of one connection, in their one form.
+HOP_BY_HOP = frozenset(
     {
         *(b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer"),
         *(b"transfer-encoding", b"upgrade", b"expect", b"http2-settings", b"proxy-authentication-info"),
@@ -49,7 +50,7 @@ def request_head(
     lines = [method, b" ", target, b" HTTP/1.1\r\n"]
     named = named_by_connection(headers)
     for name, values in headers.items():
-        if not _may_go_on(name) or (strip and name in strip) or (named and name.lower() in named):
+        if not may_go_on(name) or (strip and name in strip) or (named and name.lower() in named):
             continue
         for value in values:
             lines += (name, b": ", value, b"\r\n")
@@ -84,7 +85,7 @@ def protocols_asked_for(message: Message) -> tuple[bytes, ...]:
 def end_to_end(headers: Mapping[bytes, list[bytes]]) -> dict[bytes, list[bytes]]:
     """Return the headers of a response that are for the client: without those of the backend's connection."""
     named = named_by_connection(headers)
-    dropped = _HOP_BY_HOP if named <= _HOP_BY_HOP else _HOP_BY_HOP | named
+    dropped = HOP_BY_HOP if named <= HOP_BY_HOP else HOP_BY_HOP | named
     return {name: values for name, values in headers.items() if name.lower() not in dropped}
 
 
@@ -109,7 +110,7 @@ def _named(values: Iterable[bytes]) -> frozenset[bytes]:
 
 
 @lru_cache(maxsize=1024)
-def _may_go_on(name: bytes) -> bool:
+def may_go_on(name: bytes) -> bool:
     """Tell whether a header of a client's request is for the backend: whatever spelling this has for it."""
     form = one_form(name)
-    return form not in _HOP_BY_HOP and form != b"content-length" and not is_claim(name)
+    return form not in HOP_BY_HOP and form != b"content-length" and not is_claim(name)

@@ -12,6 +12,7 @@ from typing import Any
 import httptools
 
 from mtlsd.web.headers import HeaderNames, PlainHeaders, received
+from mtlsd.web.trailers import BadTrailers, LargeTrailers, trailers
 
 #: Headers of one response, and bytes of its head.
 _MOST_HEADERS, _LARGEST_HEAD = 500, 256 * 1024
@@ -29,15 +30,19 @@ class BadResponse(Exception):
 
 
 class Head:
-    """The head of a response.  ``length`` is that of the body in bytes, ``None`` where only its end tells."""
+    """The head of a response.  ``length`` is that of the body in bytes, ``None`` where only its end tells.
 
-    __slots__ = ("headers", "length", "reason", "status")
+    ``trailers`` are what has come behind the body, once that is complete: no headers.
+    """
+
+    __slots__ = ("headers", "length", "reason", "status", "trailers")
 
     def __init__(self, status: int, reason: bytes, headers: PlainHeaders, length: int | None) -> None:
         self.status = status
         self.reason = reason
         self.headers = headers
         self.length = length
+        self.trailers: PlainHeaders | None = None
 
 
 class ResponseParser:
@@ -134,7 +139,7 @@ class ResponseParser:
         self._reason += reason
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers come the same way; they are counted and dropped.
+        # Trailers come the same way.
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -157,7 +162,10 @@ class ResponseParser:
             self.pieces.append(body)
 
     def on_message_complete(self) -> None:
-        self._headers = []
+        if self._headers:
+            pairs, self._headers = self._headers, []
+            if self.head is not None and not self.done:
+                self.head.trailers = self._trailers(pairs)
         if self._is_final:
             # To HEAD, the end of a body that llhttp was told of, and that should not have come.
             self._excess = self._excess or (self.done and self._is_chunked)
@@ -204,6 +212,14 @@ class ResponseParser:
         self._got_on = True
         self._size = 0
         self.head = Head(status, self._reason, headers, length)
+
+    def _trailers(self, pairs: list[tuple[bytes, bytes]]) -> PlainHeaders:
+        try:
+            return trailers(pairs, self._names, most=_MOST_HEADERS, largest=_LARGEST_HEAD)
+        except BadTrailers as error:
+            is_large = isinstance(error, LargeTrailers)
+            self._refused = BadResponse(f"its trailers {'are too large' if is_large else 'can be read in two ways'}")
+            raise self._refused from None
 
     def _switch(self, headers: PlainHeaders) -> None:
         """Look at the head of a 101 (RFC 9110 7.8): it is to name one protocol that was asked for, and there is no body."""

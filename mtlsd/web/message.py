@@ -10,10 +10,11 @@ class Message:
 
     ``length`` is the Content-Length, ``None`` where the body is chunked.  ``pieces`` are those of the body that nobody
     has taken yet.  ``keep_alive`` tells whether the client wants to go on with the connection, ``upgrade`` whether it asks
-    for another protocol, so that nothing behind this is a request.
+    for another protocol, so that nothing behind this is a request.  ``trailers`` are those behind the body, once it is
+    complete; they are no headers, and nobody has judged them.
     """
 
-    __slots__ = ("complete", "headers", "keep_alive", "length", "method", "pieces", "target", "upgrade", "version")
+    __slots__ = ("complete", "headers", "keep_alive", "length", "method", "pieces", "target", "trailers", "upgrade", "version")
 
     def __init__(
         self,
@@ -33,4 +34,5 @@ class Message:
         self.keep_alive = keep_alive
         self.upgrade = upgrade
         self.pieces: list[bytes] = []
+        self.trailers: PlainHeaders | None = None
         self.complete = False

@@ -15,6 +15,7 @@ import httptools
 from mtlsd.web.headers import HeaderNames, PlainHeaders, received
 from mtlsd.web.heads import KnownHeads
 from mtlsd.web.message import Message
+from mtlsd.web.trailers import BadTrailers, LargeTrailers, trailers
 
 #: Headers of one request.
 MOST_HEADERS = 500
@@ -167,7 +168,7 @@ class RequestParser:
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers come the same way; they are counted and dropped, for they must never pass for headers.
+        # Trailers come the same way; they are kept apart, for they must never pass for headers.
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -190,12 +191,22 @@ class RequestParser:
     def on_message_complete(self) -> None:
         self._past_head = False
         self._got_on = self._is_at_end = True
-        self._headers = []
         message = self.messages[-1]
+        if self._headers:
+            message.trailers = self._trailers()
         message.complete = True
         self._is_over = not message.keep_alive
 
     # What llhttp leaves open.
+
+    def _trailers(self) -> PlainHeaders:
+        pairs, self._headers = self._headers, []
+        try:
+            return trailers(pairs, self._names, most=MOST_HEADERS, largest=self._max_head)
+        except BadTrailers as error:
+            is_large = isinstance(error, LargeTrailers)
+            self._refusal = Refusal(HEAD_TOO_LARGE, "request head too large") if is_large else _bad()
+            raise self._refusal from None
 
     def _message(self, target: bytes, pairs: list[tuple[bytes, bytes]]) -> Message:
         if self._waiting + self._piece > self._max_head or len(pairs) > MOST_HEADERS:
