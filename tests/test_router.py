@@ -302,6 +302,14 @@ class DestinationTests(RouterTestCase):
         self.assertEqual(eval(_dechunked(answer.body)), (("/app", "/x y", "3", "alice", "alice", None), b"abc"))
         self.assertEqual(eval(_dechunked(self.get("/app").body))[0][:3], ("/app", "", ""))
 
+    def test_a_path_with_escapes(self) -> None:
+        """An application that makes links of SCRIPT_NAME would escape it twice; and it is one script in every spelling."""
+        self.configure(
+            '[[route]]\npath = "/a b@c"\nallow = ["*"]\nwsgi = "tests.test_router:application"\n'.replace(" b", "%20b")
+        )
+        for target in ("/a%20b@c/x", "/a%20b%40c/x"):
+            self.assertEqual(eval(_dechunked(self.get(target).body))[0][:2], ("/a b@c", "/x"), target)
+
     def test_a_chunked_body(self) -> None:
         """Most applications read as much as CONTENT_LENGTH says, and that is nothing without it."""
         self.configure(self.route('wsgi = "tests.test_router:application"'))

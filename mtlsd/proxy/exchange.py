@@ -302,7 +302,7 @@ class Exchange:
             # HTTP/1.0 knows of none, and HTTP/1.1 does not go without (RFC 9112 3.2).
             added = chain([(b"Host", self._candidates[0].target.authority.encode("ascii"))], added)
         if self._upstream.strip_prefix and self._route.path:
-            target = target[len(self._route.path) :]
+            target = self._route.below(self._path) + target[len(self._path) :]
             if not target.startswith(b"/"):
                 target = b"/" + target
         length = message.length if self._has_body else 0

@@ -128,7 +128,8 @@ class Router:
             return None
         if isinstance(ruling, Routed):
             without_claims(request.requestHeaders, ruling.route.strip)
-            return _beginning(request, self._resources[ruling.route.destination], ruling.route.path)
+            at = path[: len(path) - len(ruling.route.below(path))]
+            return _beginning(request, self._resources[ruling.route.destination], at)
         self._log.info(
             "{client} was refused {method} {path}: {reason} [{connection}]",
             client=identity.client,
@@ -188,7 +189,7 @@ class Resources:
 
 
 def _beginning(request: Request, resource: IResource, at: bytes) -> IResource:
-    request.prepath = at[1:].split(b"/") if at else []
+    request.prepath = [unquote(part) for part in at[1:].split(b"/")] if at else []
     rest = request.path[len(at) :]
     request.postpath = [unquote(part) for part in rest[1:].split(b"/")] if rest else []
     return resource
