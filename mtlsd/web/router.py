@@ -165,7 +165,9 @@ class Resources:
             if isinstance(destination, Upstream):
                 continue
             try:
-                made[destination] = self._made.get(destination) or made.get(destination) or self._one(destination)
+                # A folder has no state to be kept, but may be a link that leads elsewhere by now.
+                known = None if isinstance(destination, Static) else self._made.get(destination)
+                made[destination] = known or made.get(destination) or self._one(destination)
             except SettingsError as error:
                 mistakes.append(f"route[{route.number}].{error}")
         if mistakes:
