@@ -22,7 +22,7 @@ from mtlsd.errors import SettingsError
 from mtlsd.identity import is_client_name
 from mtlsd.registry.terms import GROUP_NAME
 from mtlsd.routing.namedheaders import NamedHeaders, objection
-from mtlsd.routing.paths import PathError, canonical
+from mtlsd.routing.paths import PathError, alike, canonical
 from mtlsd.routing.rules import EVERYONE, GROUP, RESERVED, Allow, Destination, Made, Route, Rules, Static, Target, Upstream, Wsgi
 from mtlsd.text import printable, shortened
 
@@ -152,8 +152,8 @@ class _Reading:
                 self._wrong(where, "a table is wanted")
                 continue
             path = self._path(f"{where}.path", table.get("path"))
-            if path is not None and first.setdefault(path, number) != number:
-                self._wrong(f"{where}.path", f"it is the path of route[{first[path]}] too")
+            if path is not None and first.setdefault(alike(path), number) != number:
+                self._wrong(f"{where}.path", f"it is the path of route[{first[alike(path)]}] too")
             for key in table:
                 if key not in ROUTE_KEYS:
                     self._wrong(f"{where}.{_shown(key)}", "unknown")

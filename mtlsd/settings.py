@@ -20,6 +20,8 @@ from mtlsd.keys import read_endpoint
 from mtlsd.text import printable
 
 _CERTS = "certs"
+#: Whole numbers below it are floats too.
+_FLOAT_EXACT = 1 << 53
 _NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
@@ -198,7 +200,9 @@ def _from_toml(setting: Field[Any], value: object, base: Path) -> object:
     if not wanted[1](value):
         raise ValueError(f"{wanted[0]} is wanted")
     if kind == "float":
-        return float(cast(float, value))
+        # TOML knows whole numbers for which no float is large enough: what is too much is found to be so below.
+        number = cast(float, value)
+        return float(number) if isinstance(value, float) or abs(number) < _FLOAT_EXACT else number
     if kind == "timedelta":
         return _length(cast(str, value))
     if "Path" in kind:

@@ -132,16 +132,19 @@ class ProxyTestCase(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
-        own = make_root(lambda: NOW)
-        self.door = FrontDoor(own, self.settings)
+        self.own = make_root(lambda: NOW)
+        self.door = FrontDoor(self.own, self.settings)
         self.backends = Backends(self.reactor, self.door.deadlines, self.door.site.names)
-        path = Path("/etc/mtlsd.toml")
-        rules = parse(CONFIG, path).rules
-        self.door.site.router = Router(rules, Resources(self.reactor, path).make(rules), own, self.backends)
+        self.configure(CONFIG)
         self.said: list[str] = []
         observer = cast(ILogObserver, self.hear)
         globalLogPublisher.addObserver(observer)
         self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def configure(self, text: str) -> None:
+        path = Path("/etc/mtlsd.toml")
+        rules = parse(text, path).rules
+        self.door.site.router = Router(rules, Resources(self.reactor, path).make(rules), self.own, self.backends)
 
     def hear(self, event: LogEvent) -> None:
         if str(event.get("log_namespace")).startswith("mtlsd.proxy"):

@@ -181,6 +181,8 @@ upstrem = "x"
         """Which of the two decides would be a matter of chance."""
         text = route(path='path = "/a"') + route(path='path = "/%61/"')
         self.assertEqual(mistakes(text), ["route[1].path: it is the path of route[0] too"])
+        text = route(path='path = "/@a"') + route(path='path = "/%40a"')
+        self.assertEqual(mistakes(text), ["route[1].path: it is the path of route[0] too"])
 
     def test_routes_that_nobody_reaches(self) -> None:
         """An empty list is rarely what is meant, and looks like no limit."""

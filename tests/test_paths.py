@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mtlsd.routing.paths import PathError, canonical
+from mtlsd.routing.paths import PathError, alike, canonical
 
 PIECES = st.sampled_from(
     [
@@ -56,6 +56,22 @@ class CanonicalTests(SynchronousTestCase):
         """`/%61dmin` would pass by the rule for `/admin`, and reach it."""
         for path, spelled in ((b"/%61dmin", b"/admin"), (b"/%7Euser", b"/~user"), (b"/%c3%a9", b"/%C3%A9"), (b"/a%2Eb", b"/a.b")):
             self.assertEqual(canonical(path), spelled)
+
+    def test_alike(self) -> None:
+        """What is compared with a rule is no more, and no less, than what may stand in a path both bare and escaped."""
+        bare = {value for value in range(0x21, 0x7F) if self.can_be_read(b"/" + bytes((value,))) and value not in b"%?#/"}
+        plain = {value for value in bare if canonical(b"/%%%02X." % value) != b"/%%%02X." % value}
+        for value in range(0x20, 0x100):
+            escape = b"/%%%02X." % value
+            if value not in plain and self.can_be_read(escape):
+                self.assertEqual(alike(escape), b"/" + bytes((value,)) + b"." if value in bare else escape)
+
+    def can_be_read(self, path: bytes) -> bool:
+        try:
+            canonical(path + b".")
+        except PathError:
+            return False
+        return True
 
     def test_once_only(self) -> None:
         """Undone twice, `%252e` is a dot that nobody has judged."""

@@ -75,6 +75,14 @@ class ExchangeTests(ProxyTestCase):
             self.ask(target)
             self.assertTrue(self.connected().sent().startswith(b"GET " + sent + b" HTTP/1.1\r\n"), target)
 
+    def test_a_prefix_in_another_spelling(self) -> None:
+        """What goes on begins where the route's path ends, whatever that is in the client's words."""
+        text = '[[route]]\npath = "/a@b"\nallow = ["*"]\nupstream = "http://127.0.0.1:8000"\nstrip_prefix = true\n'
+        self.configure(text)
+        for target, sent in (("/a@b/x?y", b"/x?y"), ("/a%40b/x?y", b"/x?y"), ("/a%40b?y", b"/?y")):
+            self.ask(target)
+            self.assertTrue(self.connected().sent().startswith(b"GET " + sent + b" HTTP/1.1\r\n"), target)
+
     def test_what_is_not_passed_on(self) -> None:
         """TRACE would tell a client what the door has added, and CONNECT open a tunnel past the rules."""
         for method in ("TRACE", "CONNECT"):

@@ -365,6 +365,14 @@ class DestinationTests(RouterTestCase):
         self.assertEqual(eval(_dechunked(answer.body)), (("/app", "/x y", "3", "alice", "alice", None), b"abc"))
         self.assertEqual(eval(_dechunked(self.get("/app").body))[0][:3], ("/app", "", ""))
 
+    def test_a_path_with_escapes(self) -> None:
+        """An application that makes links of SCRIPT_NAME would escape it twice; and it is one script in every spelling."""
+        self.configure(
+            '[[route]]\npath = "/a b@c"\nallow = ["*"]\nwsgi = "tests.test_router:application"\n'.replace(" b", "%20b")
+        )
+        for target in ("/a%20b@c/x", "/a%20b%40c/x"):
+            self.assertEqual(eval(_dechunked(self.get(target).body))[0][:2], ("/a b@c", "/x"), target)
+
     def test_a_chunked_body(self) -> None:
         """Most applications read as much as CONTENT_LENGTH says, and that is nothing without it."""
         self.configure(self.route('wsgi = "tests.test_router:application"'))
@@ -567,6 +575,28 @@ class FilesTests(RouterTestCase):
         self.assertIn(b"b.html", listed.body)
         self.assertNotIn(b"<i>.txt", listed.body)
         self.assertEqual(self.get("/files/pages/").body, b"<p>")
+
+    def test_a_folder_that_becomes_a_link(self) -> None:
+        """Where it leads was not looked at: until somebody says so with a reload, there is nothing."""
+        listing = '[[route]]\npath = "/files"\nallow = ["*"]\nstatic = "srv"\nlisting = true\n'
+        self.configure(listing)
+        self.served.rename(self.folder / "release-8")
+        (self.folder / "release-8" / "a.txt").write_bytes(b"8")
+        self.served.symlink_to("release-8")
+        for target in ("/files/", "/files/a.txt"):
+            self.nothing(target)
+        self.configure(listing)
+        self.assertEqual(self.get("/files/a.txt").body, b"8")
+        self.served.unlink()
+        self.served.symlink_to(self.folder)
+        self.assertEqual(self.get("/files/a.txt").body, b"8")
+        self.configure(listing)
+        self.assertIn(b"release-8", self.get("/files/").body)
+
+    def test_the_slash_of_a_path_with_escapes(self) -> None:
+        """Sent on to itself, but for an escape that was escaped, a client gets nowhere."""
+        self.configure('[[route]]\npath = "/my%20files"\nallow = ["*"]\nstatic = "srv"\n')
+        self.assertTrue(self.get("/my%20files").headers["location"].endswith("/my%20files/"))
 
     def test_a_folder_that_is_gone(self) -> None:
         """It must not be a traceback for each request."""

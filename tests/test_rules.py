@@ -57,6 +57,36 @@ class MatchTests(SynchronousTestCase):
         ):
             self.assertEqual(self.matched(path), number, path)
 
+    def test_any_spelling(self) -> None:
+        """`/%40keys` would go by the rule of `/`, and be `/@keys` to the application behind it."""
+        rules = Rules(
+            (route(0, "/", "*"), route(1, "/@keys/a+b", "carol"), route(2, "/x%2Cy", "carol"), route(3, "/%20", "carol"))
+        )
+        for path, number in (
+            ("/@keys/a+b", 1),
+            ("/%40keys/a%2Bb/c", 1),
+            ("/%40keys/a+bc", 0),
+            ("/%2540keys/a+b", 0),
+            ("/x,y", 2),
+            ("/x%2Cy/", 2),
+            ("/%20", 3),
+            ("/%2520", 0),
+        ):
+            self.assertEqual(self.matched(path, rules), number, path)
+
+    def test_below(self) -> None:
+        """What is left of a path is cut behind whole segments, and not by the bytes of another spelling."""
+        for path, asked, below in (
+            ("/", "/x", "/x"),
+            ("/a", "/a", ""),
+            ("/a", "/a/", "/"),
+            ("/@/b", "/@/b/%40", "/%40"),
+            ("/@/b", "/%40/b/%40/c", "/%40/c"),
+            ("/@/b", "/%40/b", ""),
+            ("/%40/b", "/@/b/", "/"),
+        ):
+            self.assertEqual(route(0, path, "*").below(asked.encode()), below.encode(), asked)
+
     def test_no_route(self) -> None:
         """Without a route for `/`, what is named nowhere belongs to nobody."""
         rules = Rules((route(0, "/a", "*"),))

@@ -200,6 +200,8 @@ class FileTests(SynchronousTestCase):
             ('idle_timeout = "60"', "a number of seconds is wanted"),
             ("idle_timeout = nan", "at least 0.1 is wanted"),
             ("idle_timeout = inf", "at most 1e+09 is wanted"),
+            (f"idle_timeout = 1{'0' * 400}", "at most 1e+09 is wanted"),
+            (f"idle_timeout = -1{'0' * 400}", "at least 0.1 is wanted"),
             ('tickets = "on"', "true or false is wanted"),
             ("tls_min = 1.2", "text is wanted"),
             ("certs = 1", "text is wanted"),

@@ -306,7 +306,7 @@ class Exchange:
             # HTTP/1.0 knows of none, and HTTP/1.1 does not go without (RFC 9112 3.2).
             added = b"Host: %b\r\n%b" % (self._candidates[0].target.authority.encode("ascii"), added)
         if self._upstream.strip_prefix and self._route.path:
-            target = target[len(self._route.path) :]
+            target = self._route.below(self._path) + target[len(self._path) :]
             if not target.startswith(b"/"):
                 target = b"/" + target
         if self._trailers is not None and not self._protocols:

@@ -16,6 +16,9 @@ _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})?")
 # Some servers take a backslash for a slash, and what follows a semicolon for no part of the path.
 _AMBIGUOUS = re.compile(rb"[\\;\x00-\x20\x7f-\xff]")
 _SLASH, _BACKSLASH, _DELETE, _SPACE = 0x2F, 0x5C, 0x7F, 0x20
+# Escapes, in a canonical path, of what may stand there without one too: `@` is `%40` to whoever decodes it, and RFC 3986 2.2
+# lets it be something else.
+_ESCAPED_GRAPHIC = re.compile(rb"%(2[1246-9A-C]|3[AC-E]|40|5[BDE]|60|7[B-D])")
 
 
 class PathError(ValueError):
@@ -42,6 +45,15 @@ def canonical(path: bytes) -> bytes:
     if b"." in segments or b".." in segments or last in (b".", b".."):
         raise PathError("a path may not have a . or .. segment")
     return path
+
+
+def alike(path: bytes) -> bytes:
+    """Return what is the same for all canonical paths that an application may take for *path*: to compare, not to hand on."""
+    return _ESCAPED_GRAPHIC.sub(_graphic, path) if b"%" in path else path
+
+
+def _graphic(found: re.Match[bytes]) -> bytes:
+    return bytes((int(found[1], 16),))
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from mtlsd.routing.namedheaders import NamedHeaders
+from mtlsd.routing.paths import alike
 
 #: In ``allow``: every authorized client.
 EVERYONE = "*"
@@ -154,6 +155,13 @@ class Route:
         """How messages call it."""
         return f"route[{self.number}] {self.path.decode('ascii') or '/'}"
 
+    def below(self, path: bytes) -> bytes:
+        """Return what comes behind this route's path in the canonical *path* that it matches, whose spelling may be another."""
+        if path.startswith(self.path):
+            return path[len(self.path) :]
+        depth = self.path.count(_SLASH)
+        return b"".join(_SLASH + segment for segment in path.split(_SLASH)[depth + 1 :])
+
 
 @dataclass(frozen=True, slots=True)
 class Routed:
@@ -184,11 +192,11 @@ class Rules:
 
     @cached_property
     def _by_path(self) -> Mapping[bytes, Route]:
-        return {route.path: route for route in self.routes}
+        return {alike(route.path): route for route in self.routes}
 
     @cached_property
     def _longest(self) -> int:
-        return max((len(route.path) for route in self.routes), default=0)
+        return max(map(len, self._by_path), default=0)
 
     @cached_property
     def _memberships(self) -> Mapping[str, tuple[str, ...]]:
@@ -204,7 +212,11 @@ class Rules:
         return own if more is None else tuple(dict.fromkeys((*own, *more)))
 
     def match(self, path: bytes) -> Route | None:
-        """Return the route with the longest path that is *path* (canonical) or whole segments of its beginning."""
+        """Return the route with the longest path that is *path* (canonical) or whole segments of its beginning.
+
+        In whatever spelling: the application behind `/@keys` takes `/%40keys` for the same, so this must not go by its rule.
+        """
+        path = alike(path)
         by_path = self._by_path
         if len(path) <= self._longest:
             found = by_path.get(path)

@@ -52,6 +52,9 @@ class Files(File):
         except UnicodeDecodeError:
             # Twisted's answer is a traceback in the log.
             return Missing()
+        if not path and os.path.realpath(self.path) != self.path:
+            # It has become a link, or is below one, which nobody has looked at.
+            return Missing()
         if not path and not self._listing and self.isdir() and self.childSearchPreauth(*self.indexNames) is None:
             return Missing()
         child = cast(IResource, super().getChild(path, request))

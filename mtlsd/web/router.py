@@ -144,7 +144,8 @@ class Router:
             return None
         if isinstance(ruling, Routed):
             without_claims(request.requestHeaders, ruling.route.strip)
-            return _beginning(request, self._resources[ruling.route.destination], ruling.route.path)
+            at = path[: len(path) - len(ruling.route.below(path))]
+            return _beginning(request, self._resources[ruling.route.destination], at)
         self._log.info(
             "{client} was refused {method} {path}: {reason} [{connection}]",
             client=identity.client,
@@ -180,7 +181,9 @@ class Resources:
             if isinstance(destination, Upstream):
                 continue
             try:
-                made[destination] = self._made.get(destination) or made.get(destination) or self._one(destination)
+                # A folder has no state to be kept, but may be a link that leads elsewhere by now.
+                known = None if isinstance(destination, Static) else self._made.get(destination)
+                made[destination] = known or made.get(destination) or self._one(destination)
             except SettingsError as error:
                 mistakes.append(f"route[{route.number}].{error}")
         if mistakes:
@@ -204,7 +207,7 @@ class Resources:
 
 
 def _beginning(request: Request, resource: IResource, at: bytes) -> IResource:
-    request.prepath = at[1:].split(b"/") if at else []
+    request.prepath = [unquote(part) for part in at[1:].split(b"/")] if at else []
     rest = request.path[len(at) :]
     request.postpath = [unquote(part) for part in rest[1:].split(b"/")] if rest else []
     return resource
