@@ -104,7 +104,7 @@ class ClientFolder:
         """Make the folder, mode 0700, with the pair in it.  On the disk when this returns."""
         parent = self.path.parent
         try:
-            os.makedirs(parent, 0o700, exist_ok=True)
+            _make_private(parent)
             inside = Folder(str(parent), self._system)
             try:
                 put_pair(inside, parent, self.path.name, pair.key_pem, pair.certificate_pem)
@@ -160,6 +160,14 @@ class ClientFolder:
                 folder.close()
         except OSError as error:
             raise FolderError(printable(f"{path}: cannot be written: {error.strerror}")) from error
+
+
+def _make_private(path: Path) -> None:
+    """Make a folder and those above it, mode 0700, where they are missing: os.makedirs would leave those above it to the umask."""
+    for one in reversed([path, *path.parents]):
+        if not one.is_dir():
+            with suppress(FileExistsError):
+                os.mkdir(one, 0o700)
 
 
 def put_pair(inside: Folder, parent: Path, name: str, key_pem: bytes, certificate_pem: bytes) -> None:

@@ -24,7 +24,7 @@ NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 class FolderTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.base = Path(self.mktemp()).resolve()
-        self.folder = ClientFolder(self.base / "deep" / "host")
+        self.folder = ClientFolder(self.base / "very" / "deep" / "host")
         self.made = new_client_pair("bob", NOW, 30)
         self.server = make_pair("server")
 
@@ -44,7 +44,8 @@ class FolderTests(SynchronousTestCase):
             os.umask(before)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in self.folder.path.iterdir()}
         self.assertEqual(modes, {"key.pem": 0o600, "cert.pem": 0o644, "server.pem": 0o644, "curl": 0o644})
-        self.assertEqual(stat.S_IMODE(self.folder.path.stat().st_mode), 0o700)
+        for path in (self.folder.path, *list(self.folder.path.parents)[:2]):
+            self.assertEqual(stat.S_IMODE(path.stat().st_mode), 0o700, path)
         self.assertEqual(self.folder.server.read_bytes(), self.server.pem)
         found = self.folder.pair()
         assert found is not None

@@ -6,6 +6,7 @@ pair finds out whether it is in.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -64,6 +65,10 @@ def join(invitation: Invitation, folder: ClientFolder, now: datetime, days: int)
     except NotJoined:
         if found is None:
             folder.forget()
+            raise
+        # What used the invite up may be this pair's own join, which was still under way a moment ago.
+        with suppress(ServerError):
+            return _finished(folder, server, pair, whoami(server, pair), invitation, certificate, before=True)
         raise
     try:
         who = whoami(server, pair)

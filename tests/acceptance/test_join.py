@@ -550,6 +550,26 @@ class InterruptedTests(JoinTestCase):
         poll("it is in force", lambda: "you had joined" in self.join(self.line).stdout)
         self.assertEqual(self.hello(), "Hello: bob\n")
 
+    def test_given_again_while_it_is_under_way(self) -> None:
+        """Whoever is told that the invite was used, and it was by this very client, would ask for another, under another name."""
+        first = self.waiting_client()
+        first.kill()
+        first.wait(DEADLINE)
+        second = subprocess.Popen(
+            [*MTLSD, "join", self.line, "--dir", "bob"],
+            cwd=self.folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(end, second)
+        # It has asked whether it is in, and is not.
+        self.server.wait_for_events(1, "rejected")
+        os.close(self.lock)
+        self.assertIn("you had joined", "".join(second.communicate(timeout=DEADLINE)))
+        self.assertEqual(self.hello(), "Hello: bob\n")
+
     def test_the_server_is_killed(self) -> None:
         """After a restart the line would be used up, or the client's pair in the way."""
         client = self.waiting_client()
