@@ -135,7 +135,8 @@ class SwitchedTests(SynchronousTestCase):
     """What a backend's 101 has to be."""
 
     def read(self, *pieces: bytes, protocols: tuple[bytes, ...] = (b"websocket", b"x/1")) -> ResponseParser:
-        parser = ResponseParser(HeaderNames(), is_head=False, protocols=protocols)
+        parser = ResponseParser(HeaderNames())
+        parser.begin(is_head=False, protocols=protocols)
         for piece in pieces:
             parser.feed(piece)
         return parser
