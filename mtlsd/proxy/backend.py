@@ -44,6 +44,9 @@ class Waiting(Interface):
 
     def interim(self, head: Head) -> None: ...
 
+    def answered(self, head: Head, body: bytes) -> None:
+        """All of the response has come in one piece, and to all of the request: instead of the three that follow."""
+
     def responded(self, head: Head) -> None: ...
 
     def body(self, data: bytes) -> None: ...
@@ -182,32 +185,44 @@ class BackendConnection(Protocol):
             transport.write(data)
 
     def _hand_on(self, parser: ResponseParser, waiting: Waiting) -> None:
-        interim, parser.interim = parser.interim, []
-        for head in interim:
-            waiting.interim(head)
+        if parser.interim:
+            interim, parser.interim = parser.interim, []
+            for hint in interim:
+                waiting.interim(hint)
         if parser.switched is not None:
             self._waiting = None
             parser.let_go()
             waiting.switched(self, parser.switched, parser.behind)
             return
-        if parser.head is not None:
-            if not self._is_answered:
-                self._is_answered = True
-                waiting.responded(parser.head)
-            if parser.pieces and self._waiting is waiting:
-                pieces, parser.pieces = parser.pieces, []
-                waiting.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        head = parser.head
+        if head is None or self._waiting is not waiting:
+            return
+        pieces, parser.pieces = parser.pieces, []
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if parser.done and self.is_asked and not self._is_answered:
+            self._settle(parser)
+            waiting.answered(head, body)
+            return
+        if not self._is_answered:
+            self._is_answered = True
+            waiting.responded(head)
+        if body and self._waiting is waiting:
+            waiting.body(body)
         if parser.done and self._waiting is waiting:
-            self._waiting = None
-            self.patience.rest()
-            if parser.reusable and self.is_asked and not self._is_lost:
-                if self._is_held:
-                    # It is the client of this answer that is slow; the next one would wait for ever.
-                    self.go_on()
-                self._backend.keep(self)
-            else:
-                self.close()
+            self._settle(parser)
             waiting.ended()
+
+    def _settle(self, parser: ResponseParser) -> None:
+        """The response is complete: keep the connection for the next request, where that may be."""
+        self._waiting = None
+        self.patience.rest()
+        if parser.reusable and self.is_asked and not self._is_lost:
+            if self._is_held:
+                # It is the client of this answer that is slow; the next one would wait for ever.
+                self.go_on()
+            self._backend.keep(self)
+        else:
+            self.close()
 
     def _break(self, waiting: Waiting, why: str) -> None:
         self.close()
