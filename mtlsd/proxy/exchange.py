@@ -11,7 +11,7 @@ from zope.interface import implementer
 
 from mtlsd.identity import Identity
 from mtlsd.proxy.backend import Backend, BackendConnection, Backends
-from mtlsd.proxy.forwarded import end_to_end, protocols_asked_for, request_head
+from mtlsd.proxy.forwarded import end_to_end, of_message, protocols_asked_for, request_head
 from mtlsd.proxy.response import Head
 from mtlsd.proxy.upgraded import Upgraded
 from mtlsd.routing.rules import Route, Upstream
@@ -314,7 +314,7 @@ class Exchange:
             if not target.startswith(b"/"):
                 target = b"/" + target
         length = message.length if self._has_body else 0
-        head = request_head(self.method, target, message.headers.plain, length, added, self._protocols, self._route.strip)
+        head = request_head(self.method, target, of_message(message, self._route.strip), length, added, self._protocols)
         connection.ask(head, self, is_head=self.method == b"HEAD", is_whole=not self._has_body, protocols=self._protocols)
         if self._has_body:
             connection.transport.registerProducer(_Upload(self, connection), True)

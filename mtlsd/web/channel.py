@@ -430,7 +430,7 @@ class Channel(Protocol):
         if site.router is not None and not message.complete and not self._is_wanted(message):
             return False
         request = self._request = site.requestFactory(self)
-        request.requestHeaders = message.headers
+        request.requestHeaders = message.headers_of_its_own()
         request.gotLength(message.length)
         if b"Cookie" in message.headers.plain:
             request.parseCookies()
