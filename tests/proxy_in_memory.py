@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,8 +62,8 @@ class Wire(StringTransport):
         super().__init__()
         self.protocol = protocol
         self.aborted = self.half_closed = False
-        #: What has come, and the reactor has not told of yet: ``b""`` is the end, an exception a reset.
-        self.unread: bytes | OSError = BlockingIOError()
+        #: Whether something has come that the reactor has not told of yet.
+        self.has_unread = False
 
     def writeSomeData(self, data: bytes) -> int | ConnectionLost:
         if self.takes is None:
@@ -77,12 +76,6 @@ class Wire(StringTransport):
 
     def getHandle(self) -> Wire:
         return self
-
-    def recv(self, size: int, flags: int) -> bytes:
-        assert flags == socket.MSG_PEEK | socket.MSG_DONTWAIT
-        if isinstance(self.unread, OSError):
-            raise self.unread
-        return self.unread[:size]
 
     def abortConnection(self) -> None:
         if not self.aborted:
@@ -134,7 +127,7 @@ class ProxyTestCase(SynchronousTestCase):
         self.reactor = MemoryReactorClock()
         self.own = make_root(lambda: NOW)
         self.door = FrontDoor(self.own, self.settings)
-        self.backends = Backends(self.reactor, self.door.deadlines, self.door.site.names)
+        self.backends = Backends(self.reactor, self.door.deadlines, self.door.site.names, lambda wire: lambda: wire.has_unread)
         self.configure(CONFIG)
         self.said: list[str] = []
         observer = cast(ILogObserver, self.hear)

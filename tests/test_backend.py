@@ -197,15 +197,14 @@ class PoolTests(ProxyTestCase):
 
     def test_one_that_has_news(self) -> None:
         """What has come before the request is no answer to it, and a POST need not be lost on a connection that has ended."""
-        for news in (b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil", b"", ConnectionResetError()):
-            wire = self.kept()
-            wire.unread = news
-            before = len(self.attempts())
-            gate = self.ask("/x", "POST", body=b"abc")
-            self.assertTrue(wire.aborted)
-            self.assertEqual((wire.sent(), len(self.attempts())), (b"", before + 1))
-            self.connected().answer(OK.replace(b"Content", b"Connection: close\r\nContent"))
-            self.assertEqual(Answer(gate.taken()).body, b"hi")
+        wire = self.kept()
+        wire.has_unread = True
+        before = len(self.attempts())
+        gate = self.ask("/x", "POST", body=b"abc")
+        self.assertTrue(wire.aborted)
+        self.assertEqual((wire.sent(), len(self.attempts())), (b"", before + 1))
+        self.connected().answer(OK)
+        self.assertEqual(Answer(gate.taken()).body, b"hi")
 
     def test_one_that_has_spoken(self) -> None:
         """Half a head, a hint or garbage: the backend is at work on it, and must not do it twice."""

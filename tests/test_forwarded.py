@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import h11
@@ -9,14 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from mtlsd.proxy.forwarded import end_to_end, request_head
+from mtlsd.proxy.forwarded import end_to_end, for_backend, of_message, request_head
+from mtlsd.routing.namedheaders import NamedHeaders
 from mtlsd.web.headers import HeaderNames, received
+from mtlsd.web.heads import KnownHeads
+from mtlsd.web.parser import RequestParser
+from tests.site_in_memory import ask
 
 ADDED = b"X-Client-Name: alice\r\n"
 
 
 def forwarded(*pairs: tuple[bytes, bytes], length: int | None = 0, method: bytes = b"GET") -> list[bytes]:
-    headers = received(pairs, HeaderNames()).plain
+    headers = for_backend(received(pairs, HeaderNames()).plain)
     return request_head(method, b"/x?y", headers, length, ADDED).split(b"\r\n")
 
 
@@ -84,7 +89,7 @@ class RequestHeadTests(SynchronousTestCase):
         """A second parser finds one request, our framing, and no identity but ours."""
         headers = received(pairs, HeaderNames())
         headers.plain[b"Host"] = [b"h"]
-        head = request_head(b"POST", b"/x", headers.plain, length, ADDED)
+        head = request_head(b"POST", b"/x", for_backend(headers.plain), length, ADDED)
         reader = h11.Connection(h11.SERVER)
         reader.receive_data(head)
         request = reader.next_event()
@@ -99,6 +104,21 @@ class RequestHeadTests(SynchronousTestCase):
         reader.receive_data({0: b"", 3: b"abc", None: b"3\r\nabc\r\n0\r\n\r\n"}[length])
         events = [reader.next_event() for _ in range(2 if length == 3 or length is None else 1)]
         self.assertIsInstance(events[-1], h11.EndOfMessage)
+
+    def test_what_has_come_before(self) -> None:
+        """What was left out on one route would be left out, or let through, on another, or be another request's."""
+        strips = (None, NamedHeaders.of(["Accept"]), NamedHeaders.of(["user-*"]))
+        known = KnownHeads()
+        for _ in range(3):
+            for agent, strip in itertools.product(("a", "b"), strips):
+                parser = RequestParser(32768, HeaderNames(), known)
+                parser.feed(ask("/", "GET", "Accept: x", f"User-Agent: {agent}", "Connection: keep-alive"))
+                (message,) = parser.messages
+                self.assertTrue(message.is_known)
+                for _ in range(2):
+                    self.assertEqual(of_message(message, strip), for_backend(message.headers.plain, strip))
+                self.assertEqual(b"User-Agent: %b" % agent.encode() in of_message(message, strip), strip is not strips[2])
+        self.assertEqual(known.count, 2)
 
 
 class EndToEndTests(SynchronousTestCase):

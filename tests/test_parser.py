@@ -376,7 +376,7 @@ class KnownTests(SynchronousTestCase):
         """What a resource writes into one request's headers would be in the next client's."""
         for _ in range(3):
             self.parser.feed(ask("/", "GET", "Accept: 1"))
-            headers = self.parser.messages.pop(0).headers
+            headers = self.parser.messages.pop(0).headers_of_its_own()
             self.assertEqual(headers.getRawHeaders(b"Accept"), [b"1"])
             self.assertFalse(headers.hasHeader(b"X-Role"))
             headers.addRawHeader(b"Accept", b"2")

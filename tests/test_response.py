@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,7 +13,9 @@ from mtlsd.web.headers import HeaderNames
 
 
 def parser(*, is_head: bool = False) -> ResponseParser:
-    return ResponseParser(HeaderNames(), is_head=is_head)
+    found = ResponseParser(HeaderNames())
+    found.begin(is_head=is_head)
+    return found
 
 
 def read(data: bytes, *, is_head: bool = False) -> ResponseParser:
@@ -223,3 +227,79 @@ class SecondRuleTests(SynchronousTestCase):
                 for is_head in (False, True):
                     with self.assertRaises(BadResponse):
                         read(b"HTTP/1.1 " + status + b"\r\n" + lengths + b"\r\n", is_head=is_head)
+
+
+#: Answers after which the connection serves the next request, and whether they are to HEAD.
+WHOLE = (
+    (OK + b"Content-Length: 2\r\nX-A: b\r\n\r\nhi", False),
+    (OK + b"Content-Length: 0\r\n\r\n", False),
+    (OK + b"Transfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\nX-Trailer: a\r\nX-Client-Name: root\r\n\r\n", False),
+    (OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", False),
+    (b"HTTP/1.1 100 Continue\r\nX-B: c\r\n\r\nHTTP/1.1 404 No\r\nContent-Length: 1\r\n\r\nx", False),
+    (b"HTTP/1.1 204 No Content\r\nX-C: d\r\n\r\n", False),
+    (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n", False),
+    (b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 1\r\n\r\nx", False),
+    (OK + b"Content-Length: 99\r\n\r\n", True),
+    (OK + b"Transfer-Encoding: chunked\r\n\r\n", True),
+    (OK + b"\r\n", True),
+)
+#: Answers after which it does not, and what is no answer.
+LAST = (
+    (OK + b"\r\nabc", False),
+    (OK + b"Connection: close\r\nContent-Length: 0\r\n\r\n", False),
+    (OK + b"Content-Length: 2\r\n\r\nhiHTTP/1.1 200 OK\r\n", False),
+    (OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nhi", False),
+    (b"HTTP/1.1 101 S\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n", False),
+    (b"SSH-2.0\r\n", False),
+    (OK + b"Content-Length: 2\r\n\r\nh", False),
+)
+
+
+def outcome(found: ResponseParser, data: bytes, cut: int) -> object:
+    """Return all that there is to know of a response that comes in two pieces."""
+    try:
+        found.feed(data[:cut])
+        if cut < len(data):
+            found.feed(data[cut:])
+        found.end()
+    except BadResponse as error:
+        return str(error)
+    head = found.head
+    assert head is not None
+    said = (head.status, head.reason, head.length, sorted(head.headers.getAllRawHeaders()))
+    interim = [(one.status, sorted(one.headers.getAllRawHeaders())) for one in found.interim]
+    return said, interim, b"".join(found.pieces), found.done, found.reusable, found.switched, found.behind
+
+
+class AgainTests(SynchronousTestCase):
+    """The responses of one connection, one after the other."""
+
+    def test_any_two(self) -> None:
+        """What one has left behind would be in the next, which is somebody else's."""
+        for (first, to_head), (data, is_head) in itertools.product(WHOLE, WHOLE + LAST):
+            for cut in (len(data), 20):
+                found = parser(is_head=to_head)
+                outcome(found, first, len(first))
+                self.assertTrue(found.reusable)
+                found.begin(is_head=is_head)
+                self.assertEqual(outcome(found, data, cut), outcome(parser(is_head=is_head), data, cut), (first, data))
+
+    @given(st.lists(st.sampled_from(WHOLE), max_size=6), st.binary(max_size=30))
+    def test_any_row(self, rows: list[tuple[bytes, bool]], rest: bytes) -> None:
+        """The same, for many, and for whatever comes last."""
+        found = ResponseParser(HeaderNames())
+        for data, is_head in [*rows, (OK + rest, False)]:
+            found.begin(is_head=is_head)
+            self.assertEqual(outcome(found, data, len(data)), outcome(parser(is_head=is_head), data, len(data)))
+
+    def test_after_a_broken_one(self) -> None:
+        """A parser that has failed would refuse whatever follows; and one that was let go reads again."""
+        for data, is_head in LAST:
+            found = parser(is_head=is_head)
+            outcome(found, data, len(data))
+            found.begin(is_head=False)
+            self.assertEqual(outcome(found, WHOLE[0][0], 30), outcome(parser(), WHOLE[0][0], 30), data)
+        found = read(WHOLE[0][0])
+        found.let_go()
+        found.begin(is_head=False)
+        self.assertEqual(outcome(found, WHOLE[0][0], 30), outcome(parser(), WHOLE[0][0], 30))

@@ -565,7 +565,8 @@ class ParserTests(SynchronousTestCase):
             assert message.trailers is not None
             self.assertEqual(message.trailers.plain, {b"X-T": [b"1", b"2"], b"Empty": [b""]})
             self.assertEqual(message.headers.getRawHeaders(b"X-T"), [b"head"])
-            response = ResponseParser(HeaderNames(), is_head=False)
+            response = ResponseParser(HeaderNames())
+            response.begin(is_head=False)
             for piece in cut(ANSWER + b"X-T: head\r\n\r\n" + section, [size] * 200):
                 response.feed(piece)
             assert response.head is not None and response.head.trailers is not None
@@ -581,7 +582,8 @@ class ParserTests(SynchronousTestCase):
                 with self.assertRaises(Refusal) as caught:
                     self.request(data, size)
                 self.assertEqual(caught.exception.status, 400, name)
-            response = ResponseParser(HeaderNames(), is_head=False)
+            response = ResponseParser(HeaderNames())
+            response.begin(is_head=False)
             self.assertRaises(BadResponse, response.feed, ANSWER + b"\r\n0\r\n%b: close\r\n\r\n" % name.encode())
 
     def test_none(self) -> None:
@@ -592,7 +594,8 @@ class ParserTests(SynchronousTestCase):
 
     def test_behind_no_answer(self) -> None:
         """To HEAD there is no body, and what comes as if there were one is nobody's."""
-        response = ResponseParser(HeaderNames(), is_head=True)
+        response = ResponseParser(HeaderNames())
+        response.begin(is_head=True)
         response.feed(ANSWER + b"\r\n" + last_chunk((b"X-T", b"1")))
         assert response.head is not None
         self.assertEqual((response.head.trailers, response.done, response.reusable), (None, True, False))

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from mtlsd.config import parse
-from mtlsd.proxy.forwarded import protocols_asked_for, request_head
+from mtlsd.proxy.forwarded import for_backend, protocols_asked_for, request_head
 from mtlsd.proxy.response import BadResponse, ResponseParser
 from mtlsd.proxy.upgraded import Upgrades
 from mtlsd.web.headers import HeaderNames
@@ -106,7 +106,7 @@ class AskedForTests(SynchronousTestCase):
         message = read(
             ask("/", "GET", "Connection: Upgrade, HTTP2-Settings, X-A", *WEBSOCKET[1:], "HTTP2-Settings: AAMA", "X-A: b")
         )
-        head = request_head(b"GET", b"/", message.headers.plain, 0, b"", protocols_asked_for(message))
+        head = request_head(b"GET", b"/", for_backend(message.headers.plain), 0, b"", protocols_asked_for(message))
         self.assertEqual(
             head,
             b"GET / HTTP/1.1\r\nHost: localhost\r\nSec-Websocket-Key: a2V5\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
@@ -135,7 +135,8 @@ class SwitchedTests(SynchronousTestCase):
     """What a backend's 101 has to be."""
 
     def read(self, *pieces: bytes, protocols: tuple[bytes, ...] = (b"websocket", b"x/1")) -> ResponseParser:
-        parser = ResponseParser(HeaderNames(), is_head=False, protocols=protocols)
+        parser = ResponseParser(HeaderNames())
+        parser.begin(is_head=False, protocols=protocols)
         for piece in pieces:
             parser.feed(piece)
         return parser

@@ -11,13 +11,12 @@ from zope.interface import implementer
 
 from mtlsd.identity import Identity
 from mtlsd.proxy.backend import Backend, BackendConnection, Backends
-from mtlsd.proxy.forwarded import end_to_end, protocols_asked_for, request_head
+from mtlsd.proxy.forwarded import end_to_end, of_message, protocols_asked_for, request_head
 from mtlsd.proxy.response import Head
 from mtlsd.proxy.trailers import Trailers
 from mtlsd.proxy.upgraded import Upgraded
 from mtlsd.routing.rules import Route, Upstream
 from mtlsd.web.claims import claim_lines
-from mtlsd.web.headers import PlainHeaders
 from mtlsd.web.interfaces import SERVER
 from mtlsd.web.message import Message
 from mtlsd.web.patience import Patience
@@ -39,6 +38,16 @@ class Exchange:
 
     _log = Logger()
 
+    # How each begins: to set them at each request is a tenth of what there is to do for one.
+    code = sentLength = 0
+    startedWriting = False
+    _connection: BackendConnection | None = None
+    _is_pooled = _is_retried = _is_over = False
+    _body_is_whole = _body_has_begun = False
+    _is_chunked = False
+    #: The client takes no more of the answer, for now.
+    _is_held_up = False
+
     def __init__(
         self,
         channel: Any,
@@ -58,9 +67,6 @@ class Exchange:
         self.method, self.clientproto = message.method, message.version
         _, mark, query = message.target.partition(b"?")
         self.uri = path + mark + query
-        self.code = 0
-        self.startedWriting = False
-        self.sentLength = 0
 
         self._message = message
         self._path = path
@@ -68,9 +74,6 @@ class Exchange:
         self._upstream = upstream
         self._backends = backends
         self._candidates: list[Backend] = []
-        self._connection: BackendConnection | None = None
-        self._is_pooled = False
-        self._is_retried = False
         self._protocols = protocols_asked_for(message) if upstream.upgrade else ()
         plain = message.headers.plain
         self._trailers = Trailers(message, route.strip) if b"Trailer" in plain or b"TE" in plain else None
@@ -79,12 +82,6 @@ class Exchange:
             not message.complete or bool(message.pieces) or (self._trailers is not None and self._trailers.are_announced)
         )
         self._waiting_body: list[bytes] = []
-        self._body_is_whole = False
-        self._body_has_begun = False
-        self._is_chunked = False
-        # The client takes no more of the answer, for now.
-        self._is_held_up = False
-        self._is_over = False
 
     def begin(self) -> None:
         """Send the request on its way."""
@@ -158,6 +155,21 @@ class Exchange:
         if head.status == _EARLY_HINTS and self.clientproto == b"HTTP/1.1":
             self.channel.write_interim(head.status, end_to_end(head.headers.plain))
 
+    def answered(self, head: Head, body: bytes) -> None:
+        """All of the answer has come, in one piece: nobody need be slowed down, or waited for."""
+        channel = self.channel
+        self._connection = None
+        self._is_over = True
+        self.sentLength = len(body)
+        self._begin_answer(head)
+        if self._is_chunked:
+            end = self._end()
+            body = b"%x\r\n%b\r\n%b" % (len(body), body, end) if body else end
+        if body:
+            channel.write(body)
+        self.site.log(self)
+        channel.requestDone(self)
+
     def responded(self, head: Head) -> None:
         """The head of the answer has come."""
         channel = self.channel
@@ -165,21 +177,8 @@ class Exchange:
             # An answer before the end of the question: what is left of that has nobody to go to.
             channel.persistent = False
             channel.release_body()
-        headers = PlainHeaders()
-        plain = headers.plain
-        plain.update(end_to_end(head.headers.plain))
-        if head.status == _NO_CONTENT:
-            # RFC 9110 8.6: not even 0.
-            plain.pop(b"Content-Length", None)
-        if head.length is None and self.clientproto == b"HTTP/1.1" and self.method != b"HEAD":
-            self._is_chunked = True
-            plain[b"Transfer-Encoding"] = [b"chunked"]
-            if self._trailers is not None:
-                plain.update(self._trailers.responded(head))
-        self.code = head.status
-        self.startedWriting = True
         channel.registerProducer(self, True)
-        channel.writeHeaders(self.clientproto, b"%d" % head.status, head.reason, headers)
+        self._begin_answer(head)
         self._wait_for_more()
 
     def body(self, data: bytes) -> None:
@@ -193,7 +192,7 @@ class Exchange:
         self._connection = None
         self._is_over = True
         if self._is_chunked:
-            self.channel.write(b"0\r\n\r\n" if self._trailers is None else self._trailers.end_of_answer())
+            self.channel.write(self._end())
         self.site.log(self)
         self.channel.unregisterProducer()
         self.channel.requestDone(self)
@@ -262,6 +261,24 @@ class Exchange:
 
     # Its own.
 
+    def _end(self) -> bytes:
+        """Return what comes behind the chunks of the answer."""
+        return b"0\r\n\r\n" if self._trailers is None else self._trailers.end_of_answer()
+
+    def _begin_answer(self, head: Head) -> None:
+        headers = end_to_end(head.headers.plain)
+        if head.status == _NO_CONTENT:
+            # RFC 9110 8.6: not even 0.
+            headers.pop(b"Content-Length", None)
+        if head.length is None and self.clientproto == b"HTTP/1.1" and self.method != b"HEAD":
+            self._is_chunked = True
+            headers[b"Transfer-Encoding"] = [b"chunked"]
+            if self._trailers is not None:
+                headers.update(self._trailers.responded(head))
+        self.code = head.status
+        self.startedWriting = True
+        self.channel.write_head(self.clientproto, b"%d" % head.status, head.reason, headers)
+
     def _next(self) -> None:
         backend = self._candidates[0]
         connection = backend.idle()
@@ -313,7 +330,7 @@ class Exchange:
             added += self._trailers.lines()
             connection.is_last = self._trailers.are_announced
         length = message.length if self._has_body else 0
-        head = request_head(self.method, target, message.headers.plain, length, added, self._protocols, self._route.strip)
+        head = request_head(self.method, target, of_message(message, self._route.strip), length, added, self._protocols)
         connection.ask(head, self, is_head=self.method == b"HEAD", is_whole=not self._has_body, protocols=self._protocols)
         if self._has_body:
             connection.transport.registerProducer(_Upload(self, connection), True)

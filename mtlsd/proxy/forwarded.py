@@ -35,26 +35,17 @@ _WITH_REQUESTS = frozenset({b"h2c", b"h2", b"h3", b"http", b"https", b"spdy", b"
 def request_head(
     method: bytes,
     target: bytes,
-    headers: Mapping[bytes, list[bytes]],
+    headers: bytes,
     length: int | None,
     added: bytes,
     protocols: tuple[bytes, ...] = (),
-    strip: NamedHeaders | None = None,
 ) -> bytes:
     """Return the head of a request for a backend.
 
-    *headers* are the client's, by name as twisted.web writes it; *length* is the body's, ``None`` for chunked; *added* are
-    the door's own, as lines.  What a client says of itself is left out, whether or not the door says something in its place.
-    *protocols* are asked for in HTTP's place; what is in *strip* is left out too.
+    *headers* are the client's, as :func:`for_backend` leaves them; *length* is the body's, ``None`` for chunked; *added* are
+    the door's own, as lines.  *protocols* are asked for in HTTP's place.
     """
-    lines = [method, b" ", target, b" HTTP/1.1\r\n"]
-    named = named_by_connection(headers)
-    for name, values in headers.items():
-        if not may_go_on(name) or (strip and name in strip) or (named and name.lower() in named):
-            continue
-        for value in values:
-            lines += (name, b": ", value, b"\r\n")
-    lines.append(added)
+    lines = [method, b" ", target, b" HTTP/1.1\r\n", headers, added]
     if protocols:
         lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(protocols))
     if length is None:
@@ -63,6 +54,33 @@ def request_head(
         lines.append(b"Content-Length: %d\r\n" % length)
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+def for_backend(headers: Mapping[bytes, list[bytes]], strip: NamedHeaders | None = None) -> bytes:
+    """Return the lines of a client's *headers*, by name as twisted.web writes it, that are for a backend.
+
+    What a client says of itself is left out, whether or not the door says something in its place, and so is what is in
+    *strip*.
+    """
+    lines: list[bytes] = []
+    named = named_by_connection(headers)
+    for name, values in headers.items():
+        if not may_go_on(name) or (strip and name in strip) or (named and name.lower() in named):
+            continue
+        for value in values:
+            lines += (name, b": ", value, b"\r\n")
+    return b"".join(lines)
+
+
+def of_message(message: Message, strip: NamedHeaders | None) -> bytes:
+    """Return :func:`for_backend` of a request's headers; where it has come before, what was made of them then."""
+    known = message.forwarded
+    if known is not None and known[0] is strip:
+        return known[1]
+    lines = for_backend(message.headers.plain, strip)
+    if message.is_known:
+        message.forwarded = strip, lines
+    return lines
 
 
 def protocols_asked_for(message: Message) -> tuple[bytes, ...]:

@@ -46,7 +46,7 @@ class Head:
 
 
 class ResponseParser:
-    """The response to one request.
+    """The responses of one connection, one at a time: nothing is read before :meth:`begin` has told what was asked.
 
     After each :meth:`feed`: ``interim`` are the 1xx heads and ``pieces`` the parts of the body that nobody has taken yet,
     ``head`` is there once it is complete, and ``done`` once all is.  Instead of these, ``switched`` is the head of a 101,
@@ -55,19 +55,28 @@ class ResponseParser:
 
     __slots__ = (
         *("_ends_with_connection", "_excess", "_headers", "_interim", "_is_final", "_is_head", "_names", "_parser", "_past_head"),
-        *("_got_on", "_is_chunked", "_protocols", "_reason", "_refused", "_size", "behind", "done", "head", "interim", "pieces"),
-        *("reusable", "switched"),
+        *("_got_on", "_is_at_end", "_is_chunked", "_protocols", "_reason", "_refused", "_size", "behind", "done", "head"),
+        *("interim", "pieces", "reusable", "switched"),
     )
 
-    def __init__(self, names: HeaderNames, *, is_head: bool, protocols: tuple[bytes, ...] = ()) -> None:
-        """*is_head*: the request's method was HEAD, so that no body follows whatever the head says.
-
-        *protocols* are those that it has asked for in HTTP's place.
-        """
+    def __init__(self, names: HeaderNames) -> None:
         self._names = names
+        self._parser: Any = None
+        # Whether llhttp is at the end of a final response, where another may begin: it is not where that was one to HEAD, or a
+        # 304 with a length, for it waits for the body.
+        self._is_at_end = self.reusable = False
+
+    def begin(self, *, is_head: bool, protocols: tuple[bytes, ...] = ()) -> None:
+        """A request is sent, whose response comes next.
+
+        *is_head*: its method was HEAD, so that no body follows whatever the head says.  *protocols* are those that it has
+        asked for in HTTP's place.
+        """
+        if not self._is_at_end or not self.reusable:
+            self._parser = httptools.HttpResponseParser(self)
+        self._is_at_end = False
         self._is_head = is_head
-        self._protocols = frozenset(protocol.lower() for protocol in protocols)
-        self._parser: Any = httptools.HttpResponseParser(self)
+        self._protocols = protocols
         self._headers: list[tuple[bytes, bytes]] = []
         self._reason = b""
         self._size = 0
@@ -88,6 +97,11 @@ class ResponseParser:
         self.reusable = False
         self.switched: Head | None = None
         self.behind = b""
+
+    def let_go(self) -> None:
+        """Read nothing any more: llhttp holds this parser as this holds it, and both would live on until the collector comes."""
+        self._parser = None
+        self._is_at_end = False
 
     def feed(self, data: bytes) -> None:
         """Read *data*.  Raises :exc:`BadResponse`; what was complete before is there all the same."""
@@ -170,6 +184,7 @@ class ResponseParser:
             # To HEAD, the end of a body that llhttp was told of, and that should not have come.
             self._excess = self._excess or (self.done and self._is_chunked)
             self.done = True
+            self._is_at_end = True
 
     def _head(self, pairs: list[tuple[bytes, bytes]]) -> None:
         if len(pairs) > _MOST_HEADERS:
@@ -227,7 +242,7 @@ class ResponseParser:
         if not self._protocols:
             raise BadResponse("it switches protocols, and nobody has asked for that")
         named = plain.get(b"Upgrade", ())
-        if len(named) != 1 or named[0].lower() not in self._protocols:
+        if len(named) != 1 or named[0].lower() not in {protocol.lower() for protocol in self._protocols}:
             raise BadResponse("it switches to a protocol that nobody has asked for")
         if b"upgrade" not in _tokens(plain) or self._parser.get_http_version() != "1.1":
             raise BadResponse("it switches protocols in a way that can be read in two ways")

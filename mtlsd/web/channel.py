@@ -38,6 +38,7 @@ _REASONS = {HEAD_TOO_LARGE: b"Request Header Fields Too Large", REQUEST_TIMEOUT:
 _FILE_PIECE = 256 * 1024
 #: Headers of an answer that are not the resource's alone.
 _OURS = frozenset({b"Server", b"Date", b"Connection"})
+_SERVER_LINE = b"\r\nServer: %b\r\n" % SERVER
 
 
 @implementer(IPushProducer)
@@ -149,30 +150,29 @@ class Channel(Protocol):
 
     def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
         """Begin an answer: its head waits for the first bytes of its body, to go out with them."""
+        self.write_head(version, code, reason, headers._rawHeaders)
+
+    def write_head(self, version: bytes, code: bytes, reason: bytes, headers: Mapping[bytes, Sequence[bytes]]) -> None:
+        """Begin an answer, as :meth:`writeHeaders`.  *headers* are by name as twisted.web writes it."""
         self._is_answering = True
-        head = [b"%b %b %b\r\nServer: %b\r\n" % (version, code, reason, SERVER), self.site.date_line()]
-        for name, values in headers.getAllRawHeaders():
-            if name in _OURS:
-                self._take_notice(name, values, head)
-            else:
+        dates = headers.get(b"Date")
+        date = b"Date: %b\r\n" % dates[-1] if dates else self.site.date_line()
+        head = [version, b" ", code, b" ", reason, _SERVER_LINE, date]
+        for name, values in headers.items():
+            if name not in _OURS:
                 for value in values:
-                    head.append(b"%b: %b\r\n" % (name, value))  # noqa: PERF401 (a list of one is dearer)
+                    head += (name, b": ", value, b"\r\n")
+        if b"Connection" in headers:
+            self.persistent = self.persistent and not any(b"close" in value.lower() for value in headers[b"Connection"])
         if not self.persistent:
             head.append(b"Connection: close\r\n\r\n")
         elif version == b"HTTP/1.0":
             # Only a length tells this client where the answer ends.
-            self.persistent = headers.hasHeader(b"Content-Length") or int(code) in NO_BODY_CODES
+            self.persistent = b"Content-Length" in headers or int(code) in NO_BODY_CODES
             head.append(b"Connection: keep-alive\r\n\r\n" if self.persistent else b"Connection: close\r\n\r\n")
         else:
             head.append(b"\r\n")
         self._head = b"".join(head)
-
-    def _take_notice(self, name: bytes, values: Sequence[bytes], head: list[bytes]) -> None:
-        """A resource has set a header that is the channel's."""
-        if name == b"Date":
-            head[1] = b"Date: %b\r\n" % values[-1]
-        elif name == b"Connection":
-            self.persistent = self.persistent and not any(b"close" in value.lower() for value in values)
 
     def write(self, data: bytes) -> None:
         """Send a part of an answer."""
@@ -430,7 +430,7 @@ class Channel(Protocol):
         if site.router is not None and not message.complete and not self._is_wanted(message):
             return False
         request = self._request = site.requestFactory(self)
-        request.requestHeaders = message.headers
+        request.requestHeaders = message.headers_of_its_own()
         request.gotLength(message.length)
         if b"Cookie" in message.headers.plain:
             request.parseCookies()

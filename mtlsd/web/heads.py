@@ -6,7 +6,6 @@ bytes that begin where a request may begin depends on nothing but those bytes, s
 
 from __future__ import annotations
 
-from mtlsd.web.headers import PlainHeaders
 from mtlsd.web.message import Message
 
 #: Requests that are kept, and bytes of the longest.
@@ -30,9 +29,8 @@ class KnownHeads:
         return len(self._messages)
 
     def again(self, data: bytes) -> Message | None:
-        """Return the request that *data* is, with headers of its own; ``None`` where it is not known."""
-        known = self._messages.get(data)
-        return None if known is None else _copy(known)
+        """Return the request that *data* is, the same for all who ask it; ``None`` where it is not known."""
+        return self._messages.get(data)
 
     def keep(self, data: bytes, message: Message) -> None:
         """Remember that *data*, the whole of it and no more, is *message*.  What is long, or may hold a secret, is not kept."""
@@ -40,13 +38,6 @@ class KnownHeads:
             return
         if len(self._messages) >= _MOST:
             self._messages.clear()
-        self._messages[data] = _copy(message)
-
-
-def _copy(message: Message) -> Message:
-    headers = PlainHeaders()
-    # A resource may do with its request's headers as it likes.
-    headers.plain.update({name: values.copy() for name, values in message.headers.plain.items()})
-    copy = Message(message.method, message.target, message.version, headers, message.length, message.keep_alive)
-    copy.complete = True
-    return copy
+        # From here on it is everybody's, for the one who has just asked too.
+        message.is_known = True
+        self._messages[data] = message

@@ -5,12 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import select
 import socket
+import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
+from twisted.trial.unittest import SynchronousTestCase
+
+from mtlsd.proxy.backend import watch
 from tests.acceptance.harness import AcceptanceTestCase, Server, poll
 from tests.acceptance.peers import TlsClient
 
@@ -202,3 +207,51 @@ upstream = "{tcp}"
         self.assertEqual(len(self.backend.seen), 1000)
         self.assertEqual(server.stop(), 0)
         self.assert_quiet(server)
+
+
+class WatchTests(SynchronousTestCase):
+    """Whether something has come on a connection that waits for a request, as the kernel knows it."""
+
+    def ends(self) -> list[tuple[socket.socket, socket.socket]]:
+        """Return connections, each as (the backend's end, ours): over TCP and over a unix socket."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            theirs = socket.create_connection(listening.getsockname())
+            ours, _ = listening.accept()
+        pairs = [(theirs, ours), socket.socketpair()]
+        for pair in pairs:
+            for end in pair:
+                self.addCleanup(end.close)
+        return pairs
+
+    def comes(self, end: socket.socket) -> None:
+        self.assertEqual(select.select([end], [], [], 10)[0], [end])
+
+    def test_bytes(self) -> None:
+        """An answer to nobody would be the next client's; and to look for it must not take a byte of what is somebody's."""
+        for theirs, ours in self.ends():
+            news = watch(ours)
+            self.assertFalse(news() or news())
+            theirs.send(b"ab")
+            self.comes(ours)
+            self.assertTrue(news() and news())
+            self.assertEqual(ours.recv(1), b"a")
+            self.assertTrue(news())
+            self.assertEqual(ours.recv(9), b"b")
+            self.assertFalse(news())
+            # That there is room for what we send is no news.
+            ours.send(b"x")
+            self.assertFalse(news())
+
+    def test_the_end(self) -> None:
+        """A request would go out on a connection that has ended, and a POST be lost: in good order, half of it, or by a reset."""
+        for how in ("close", "half", "reset"):
+            for theirs, ours in self.ends():
+                news = watch(ours)
+                if how == "half":
+                    theirs.shutdown(socket.SHUT_WR)
+                else:
+                    if how == "reset":
+                        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    theirs.close()
+                self.comes(ours)
+                self.assertTrue(news(), how)
