@@ -46,6 +46,11 @@ class LineTests(SynchronousTestCase):
             f"`{line}`\n",
             line.upper().replace("/BOB/", "/bob/"),
             "\ufeff" + line,
+            "> mtlsd join " + "\n> ".join(halves),
+            f"mtlsd join {line}\nvalid until 2026-11-25 14:19 UTC, once",
+            f"**{line}**.",
+            f"\u201c{line}\u201d, said ann",
+            f"root@host# mtlsd invite bob\n{line}\nroot@host# ",
         ):
             self.assertEqual(read_invitation(pasted), INVITATION, pasted)
 
@@ -55,6 +60,8 @@ class LineTests(SynchronousTestCase):
         for wrong in (
             line[:-1],
             line + "a",
+            line + "a bcd",
+            line[:-1] + " 1",
             line.replace("/bob/", "/bab/"),
             line.replace("/bob/", "/../bob/"),
             line.replace("/bob/", "/..%2fbob/"),

@@ -62,12 +62,14 @@ def renew(
     done = "had renewed" if found.before else "renewed"
     click.echo(f"{done} the certificate of {found.who.client}, good until {found.certificate.not_after:%Y-%m-%d}")
     click.echo(printable(f"it is in {homely(mine.path)}, as before"))
-    if then is not None:
-        status = subprocess.run(["/bin/sh", "-c", then], check=False).returncode  # noqa: S603 (given to be run)
-        if status:
-            complain(f"{then}: status {status}; the certificate is renewed; the same command again tries this once more")
-            return REFUSED
-    pairs.finish()
+    # Once, however many come by the clock while the command takes its time.
+    with pairs.locked():
+        if then is not None and pairs.is_under_way:
+            status = subprocess.run(["/bin/sh", "-c", then], check=False).returncode  # noqa: S603 (given to be run)
+            if status:
+                complain(f"{then}: status {status}; the certificate is renewed; the same command again tries this once more")
+                return REFUSED
+        pairs.finish()
     return DONE
 
 

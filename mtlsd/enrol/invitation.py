@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from mtlsd.errors import MtlsdError
 from mtlsd.identity import is_client_name
@@ -30,8 +31,8 @@ _CODE = (_FINGERPRINT + SECRET + _CHECK) * 8 // 5
 _LINE = re.compile(rf"([^/\s]{{3,300}})/([^/\s]{{1,64}})/([a-z2-7]{{{_CODE}}})\Z", re.ASCII | re.IGNORECASE)
 #: What a chat or an editor adds that nobody sees: soft hyphen, zero-width marks, byte order mark.
 _UNSEEN = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"))
-#: What people put around a thing that they quote.
-_QUOTES = "<>`'\"()[]"
+#: What people put around a thing that they quote, and behind it.
+_QUOTES = "<>`'\"()[]*.,;:!\u00bb\u2019\u201d"
 
 
 class NoInvitation(MtlsdError):
@@ -67,16 +68,20 @@ class Invitation:
 
 
 def read_invitation(text: str) -> Invitation:
-    """Read what was pasted: white space and line breaks in it, and words before it, do not matter.
+    """Read what was pasted: white space, line breaks and marks of quotation in it, and words before and after it, do not matter.
 
     Raises :exc:`NoInvitation`; what it says holds nothing of *text*, which holds a secret.
     """
-    packed = "".join(text.translate(_UNSEEN).split())
+    # Of no use in a line, but at the beginning of each in what mail and chats quote.
+    words = text.translate(_UNSEEN).replace(">", " ").split()
+    packed = "".join(words)
     at = packed.lower().rfind(_SCHEME)
     if at < 0:
         raise NoInvitation("that is no invitation: one begins with mtlsd://, as mtlsd invite prints it")
     mangled = NoInvitation("the invitation was mangled on its way: copy the whole line again, from mtlsd:// to its end")
-    found = _LINE.match(packed[at + len(_SCHEME) :].rstrip(_QUOTES))
+    # It ends with a word, for a letter too many is a mistake; which one, its length tells.
+    ends = (end for end in accumulate(map(len, words)) if end > at)
+    found = next(filter(None, (_LINE.match(packed[at + len(_SCHEME) : end].rstrip(_QUOTES)) for end in ends)), None)
     if found is None:
         raise mangled
     try:

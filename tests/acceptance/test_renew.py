@@ -401,6 +401,34 @@ class ManyTests(RenewTestCase):
         poll("each old one has an end", lambda: len(self.ledger("retired")) == len(names))
 
 
+class AtOnceTests(RenewTestCase):
+    """The clock strikes again while the last one is still at work."""
+
+    def test_the_command_takes_its_time(self) -> None:
+        """Two would restart what uses the pair at once, and one would clear away what the other has only begun."""
+        self.start()
+        self.client()
+        os.mkfifo(self.folder / "go")
+        process = subprocess.Popen(
+            [*MTLSD, "renew", "--dir", "bob", "--then", "echo told >> told; read _ < go"],
+            cwd=self.folder,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.addCleanup(end, process)
+        poll("the command runs", (self.folder / "told").exists)
+        second = self.renew("bob", "--if-expiring", "1d", "--then", "echo told >> told")
+        (self.folder / "go").write_text("\n")
+        self.assertEqual(process.communicate(timeout=DEADLINE)[1], "")
+        self.assertEqual(process.returncode, 0)
+        self.assertEqual(second.returncode, 1)
+        self.assertIn("another mtlsd renew is at work here", second.stderr)
+        self.assertEqual((self.folder / "told").read_text(), "told\n")
+        self.assertEqual(self.renewed("bob", "--if-expiring", "1d", "--then", "echo told >> told"), "")
+
+
 class HungUpTests(RenewTestCase):
     """A connection that breaks, without a word of the server's, on the way to the new certificate."""
 
