@@ -65,9 +65,11 @@ class Wire(StringTransport):
         #: Whether something has come that the reactor has not told of yet.
         self.has_unread = False
 
-    def writeSomeData(self, data: bytes) -> int | ConnectionLost:
+    def send(self, data: bytes) -> int:
         if self.takes is None:
-            return ConnectionLost()
+            raise ConnectionResetError
+        if not self.takes:
+            raise BlockingIOError
         self.write(data[: self.takes])
         return min(len(data), self.takes)
 

@@ -179,10 +179,12 @@ class BackendConnection(Protocol):
         """Send *data* without asking the poller first, which for a small request costs as much as to send it."""
         transport = self.transport
         if not transport.dataBuffer and not transport._tempDataLen:
-            sent = transport.writeSomeData(data)
-            if isinstance(sent, int):
-                data = data[sent:]
-        # What is left, and what went wrong, is found by the poller.
+            try:
+                sent = transport.getHandle().send(data)
+            except OSError:
+                sent = 0
+            data = data[sent:]
+        # The poller sends what is left, and finds what went wrong.
         if data:
             transport.write(data)
 
