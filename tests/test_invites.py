@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from mtlsd.enrol.invite import Invite, digest_of, read_invite, standing
+from mtlsd.enrol.invite import Invite, digest_of, opened_invites, read_invite, standing
 from mtlsd.enrol.invites import Arrival, Invited, Invites, Joined, NotInvited
 from mtlsd.errors import FolderError, NotFound, Refused, SettingsError
 from mtlsd.registry import folder
@@ -211,6 +211,18 @@ class ReadTests(InvitesBase):
         os.symlink((other / "invites").resolve(), self.folder / "invites")
         for call in (lambda: self.join(invited, self.newcomer()), lambda: standing(self.folder, self.now)):
             self.assertIn("cannot be used", str(self.assertRaises(FolderError, call)))
+
+    def test_links_and_owners(self) -> None:
+        """Lost: an invite that goes away while it is listed would be a traceback; and one of another user's would be believed."""
+        self.invites.invite("bob")
+        folder = self.folder / "invites"
+        (folder / f"{'0' * 16}.json").symlink_to("nothing.json")
+        self.assertEqual(self.open_ones(), ["bob"])
+        if os.geteuid() == 0:
+            os.chown(folder, 54321, -1)
+        with self.assertRaises(FolderError) as caught, opened_invites(self.folder, 54320):
+            pass
+        self.assertIn("neither to root nor to the server's user", str(caught.exception))
 
     def test_hash_that_only_begins_alike(self) -> None:
         """Lost: 64 bits would be enough to guess, for only the name of the file would be compared."""
