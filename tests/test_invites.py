@@ -14,8 +14,7 @@ from pathlib import Path
 from mtlsd.enrol.invite import Invite, digest_of, opened_invites, read_invite, standing
 from mtlsd.enrol.invites import Arrival, Invited, Invites, Joined, NotInvited
 from mtlsd.errors import FolderError, NotFound, Refused, SettingsError
-from mtlsd.registry import folder
-from mtlsd.registry import scan as scan_module
+from mtlsd.registry import folder, reader
 from mtlsd.registry.atomic import System
 from mtlsd.registry.folder import File
 from mtlsd.registry.room import looked_at
@@ -362,7 +361,7 @@ class JoinTests(InvitesBase):
             read.append(name)
             return real(folder, name, server_uid=server_uid, wall=wall)
 
-        self.patch(scan_module, "read_file", read_file)
+        self.patch(reader, "read_file", read_file)
         self.put("bob.toml", b"groups = ['ops']")
         self.assertIn("groups: ops", self.invites.invite("bob").notes[0])
         self.assertEqual(read, [])
