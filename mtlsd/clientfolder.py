@@ -7,7 +7,9 @@ ever overwritten.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import re
 import shutil
 import stat
 from collections.abc import Mapping
@@ -25,6 +27,9 @@ from mtlsd.text import printable
 
 KEY, CERTIFICATE, SERVER, CURL, ENDPOINT = "key.pem", "cert.pem", "server.pem", "curl", "endpoint"
 _LARGEST = 1 << 20
+# What a pair is made in.
+_STAGING = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{16}")
+_TRIES = 10
 
 
 def usual_folder(host: str, environ: Mapping[str, str], home: Path) -> Path:
@@ -107,6 +112,7 @@ class ClientFolder:
             _make_private(parent)
             inside = Folder(str(parent), self._system)
             try:
+                sweep_pairs(inside)
                 put_pair(inside, parent, self.path.name, pair.key_pem, pair.certificate_pem)
             finally:
                 inside.close()
@@ -150,6 +156,10 @@ class ClientFolder:
         try:
             folder = Folder(str(self.path), self._system)
             try:
+                # The others that write here wait; so what is there besides, a kill has left.
+                with suppress(OSError):
+                    fcntl.flock(folder.descriptor, fcntl.LOCK_EX)
+                    folder.sweep()
                 if folder.has(name):
                     if _read(path) != data:
                         raise FolderError(printable(f"{path} is there already, and says something else"))
@@ -175,11 +185,10 @@ def put_pair(inside: Folder, parent: Path, name: str, key_pem: bytes, certificat
 
     On the disk when this returns.  Raises :exc:`OSError`.
     """
-    system, aside = inside.system, TEMPORARY + os.urandom(8).hex()
+    system, aside = inside.system, ""
     try:
         with Transaction() as around:
-            around.make_folder(inside, aside, 0o700)
-            made = Folder(aside, system, inside)
+            aside, made = _staging(around, inside)
             try:
                 with Transaction() as steps:
                     for file, data, mode in ((KEY, key_pem, 0o600), (CERTIFICATE, certificate_pem, 0o644)):
@@ -195,8 +204,62 @@ def put_pair(inside: Folder, parent: Path, name: str, key_pem: bytes, certificat
             finally:
                 made.close()
     except BaseException:
-        shutil.rmtree(parent / aside, ignore_errors=True)
+        if aside:
+            shutil.rmtree(parent / aside, ignore_errors=True)
         raise
+
+
+def sweep_pairs(inside: Folder) -> None:
+    """Remove the pairs that a kill has left half made: a key among them, perhaps, which nobody will ever use.
+
+    No lock is needed for it: whoever makes one holds that one.
+    """
+    for name in os.listdir(inside.descriptor):
+        if _STAGING.fullmatch(name):
+            # What cannot be removed does no harm; it is tried again the next time.
+            with suppress(OSError):
+                _remove_abandoned(inside, name)
+
+
+def _staging(steps: Transaction, inside: Folder) -> tuple[str, Folder]:
+    """Make a folder for a pair that is not whole yet, and hold it: nobody takes it for something that a kill has left."""
+    for _ in range(_TRIES):
+        aside = TEMPORARY + os.urandom(8).hex()
+        try:
+            steps.make_folder(inside, aside, 0o700)
+            made = Folder(aside, inside.system, inside)
+        except FileNotFoundError:
+            # Somebody who sweeps was quicker.
+            continue
+        # Where that cannot be done (NFS), nobody else can do it either, and nothing is swept.
+        with suppress(OSError):
+            fcntl.flock(made.descriptor, fcntl.LOCK_EX)
+        if _is_named(inside, aside, made):
+            return aside, made
+        made.close()
+    raise OSError(errno.EAGAIN, "others are at work there")
+
+
+def _remove_abandoned(inside: Folder, name: str) -> None:
+    folder = Folder(name, inside.system, inside)
+    try:
+        if os.fstat(folder.descriptor).st_uid != inside.system.user():
+            return
+        fcntl.flock(folder.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _is_named(inside, name, folder):
+            # It became whole while we looked, and has its own name now.
+            return
+        for file in os.listdir(folder.descriptor):
+            if file in (KEY, CERTIFICATE) or file.startswith(TEMPORARY):
+                folder.system.unlink(file, folder.descriptor)
+        folder.system.rmdir(name, inside.descriptor)
+    finally:
+        folder.close()
+
+
+def _is_named(inside: Folder, name: str, folder: Folder) -> bool:
+    status = os.fstat(folder.descriptor)
+    return inside.identity(name) == (status.st_dev, status.st_ino)
 
 
 def _curl_options(folder: ClientFolder) -> tuple[tuple[str, str], ...]:

@@ -15,11 +15,11 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mtlsd.client import Pair
-from mtlsd.clientfolder import CERTIFICATE, KEY, ClientFolder, put_pair
+from mtlsd.clientfolder import CERTIFICATE, KEY, ClientFolder, put_pair, sweep_pairs
 from mtlsd.errors import FolderError, Refused
 from mtlsd.identity import GRANT_DIGITS, Certificate
 from mtlsd.keys import NewPair
@@ -50,6 +50,8 @@ class ClientPairs:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Refused(printable(f"{self._path}: another mtlsd renew is at work here")) from None
+            with self._writing():
+                self._sweep()
             yield
         finally:
             os.close(descriptor)
@@ -78,7 +80,6 @@ class ClientPairs:
         """Put the next pair beside the present one.  On the disk when this returns."""
         name = Certificate.from_der(fresh.der).fingerprint[:GRANT_DIGITS]
         with self._writing(), self._opened() as (root, pairs):
-            self._sweep(root)
             self._lay_out(root, pairs, present, certificate)
             self._put(pairs, name, fresh.key_pem, fresh.certificate_pem)
             self._link(root, f"{PAIRS}/{name}", NEXT)
@@ -115,7 +116,6 @@ class ClientPairs:
                 self._system.unlink(NEXT, root.descriptor)
             self._unmark(root)
             root.sync()
-            self._sweep(root)
         for name, _, _ in self.others()[1:]:
             shutil.rmtree(self._path / PAIRS / name, ignore_errors=True)
 
@@ -167,11 +167,19 @@ class ClientPairs:
         with suppress(FileNotFoundError):
             self._system.unlink(MARK, root.descriptor)
 
-    def _sweep(self, root: Folder) -> None:
-        """Remove what a kill has left: a key among it, perhaps, which nobody will ever use."""
-        root.sweep()
-        for path in (self._path / PAIRS).glob(f"{TEMPORARY}*"):
-            shutil.rmtree(path, ignore_errors=True)
+    def _sweep(self) -> None:
+        """Remove what a kill has left.  Only for who holds the lock."""
+        with ExitStack() as stack:
+            root = Folder(str(self._path), self._system)
+            stack.callback(root.close)
+            # A join that is still writing here holds the folder itself, where that can be done (not on NFS).
+            with suppress(OSError):
+                fcntl.flock(root.descriptor, fcntl.LOCK_EX)
+            root.sweep()
+            if root.has(PAIRS):
+                pairs = Folder(PAIRS, self._system, root)
+                stack.callback(pairs.close)
+                sweep_pairs(pairs)
 
     @contextmanager
     def _opened(self) -> Iterator[tuple[Folder, Folder]]:

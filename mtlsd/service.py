@@ -5,15 +5,13 @@ from __future__ import annotations
 import resource
 import signal
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from mtlsd.audit.events import endpoint
 from mtlsd.audit.sinks import LineFile
@@ -29,9 +27,6 @@ from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.gate import plain_address
 from mtlsd.tls.pair import PairWatcher
 from mtlsd.tls.port import Port
-
-_T = TypeVar("_T")
-
 
 #: Deadlines that are fired in one go.
 _AT_ONCE = 200
@@ -50,26 +45,6 @@ class EarlyHangup:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.came = True
-
-
-def in_daemon_thread(reactor: Any, work: Callable[[], _T]) -> Deferred[_T]:
-    """Run *work* in a thread that does not keep the process from ending; the Deferred fires in the reactor's thread.
-
-    The reactor's own pool waits for its threads at the end: one that hangs in a dead network file system would keep a
-    stopped service for ever.
-    """
-    result: Deferred[_T] = Deferred()
-
-    def run() -> None:
-        try:
-            value = work()
-        except BaseException:
-            reactor.callFromThread(result.errback, Failure())
-        else:
-            reactor.callFromThread(result.callback, value)
-
-    threading.Thread(target=run, name="mtlsd-scan", daemon=True).start()
-    return result
 
 
 class FrontDoor(Service):

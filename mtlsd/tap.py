@@ -36,7 +36,7 @@ from mtlsd.listen import bind
 from mtlsd.proxy.backend import Backends
 from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.registry.renewals import Renewals
-from mtlsd.service import EarlyHangup, FrontDoor, in_daemon_thread, raise_descriptor_limit
+from mtlsd.service import EarlyHangup, FrontDoor, raise_descriptor_limit
 from mtlsd.settings import Settings
 from mtlsd.tls.context import AuthorizedClients, ConnectionCreator, make_context, make_options, select_with_join
 from mtlsd.tls.door import Door
@@ -46,6 +46,7 @@ from mtlsd.web.accesslog import AccessLog
 from mtlsd.web.renewal import Renew
 from mtlsd.web.router import Resources, Router
 from mtlsd.web.site import Site, make_root
+from mtlsd.workers import Workers
 
 #: Descriptors that are no connection: the listener, logs, the poller, the folder being read.
 _OWN_DESCRIPTORS = 64
@@ -114,11 +115,12 @@ def _wire(
     log = Logger(namespace="mtlsd")
     seconds = time.monotonic
 
+    workers = Workers(reactor)
     pair = load_pair(settings.key_path, settings.cert_path)
     registry = DirectoryRegistry(
         settings.certs,
         seconds=seconds,
-        in_thread=lambda work: in_daemon_thread(reactor, work),
+        in_thread=workers.run,
         reactor=reactor,
         server_uid=lambda: os.geteuid() if os.geteuid() or user is None else user,
     )
@@ -136,7 +138,7 @@ def _wire(
 
     deadlines = Deadlines(seconds)
     sink = Fanout(sinks)
-    successions = _successions(settings, registry, sink, reactor, seconds)
+    successions = _successions(settings, registry, sink, workers, seconds)
     own = make_root(renew=Renew(successions) if settings.renew else None) if root is None else root
     site = Site(
         own,
@@ -164,7 +166,7 @@ def _wire(
             settings.certs,
             registry=registry,
             sink=sink,
-            in_thread=lambda work: in_daemon_thread(reactor, work),
+            in_thread=workers.run,
             seconds=seconds,
             now=_now,
         )
@@ -187,7 +189,7 @@ def _wire(
     # After the door: whoever is revoked is cut by it already, and heard of as that.
     registry.listen(reconsider)
     clients = AuthorizedClients(registry)
-    joins = _joins(settings, registry, door.sink, reactor, seconds) if settings.enrol else None
+    joins = _joins(settings, registry, door.sink, workers, seconds) if settings.enrol else None
     door.join = joins
     # Also where renewing has been turned off since: an overlap has its end.
     door.used = successions.used
@@ -244,7 +246,7 @@ def _fitting_handshakes(wanted: int, descriptors: int, log: Logger) -> int:
 
 
 def _joins(
-    settings: Settings, registry: DirectoryRegistry, sink: IAuditSink, reactor: Any, seconds: Callable[[], float]
+    settings: Settings, registry: DirectoryRegistry, sink: IAuditSink, workers: Workers, seconds: Callable[[], float]
 ) -> Joins:
     return Joins(
         settings.certs,
@@ -252,20 +254,20 @@ def _joins(
         openings=Openings(settings.certs, _now),
         attempts=Attempts(seconds),
         sink=sink,
-        in_thread=lambda work: in_daemon_thread(reactor, work),
+        in_thread=workers.run,
         look=registry.look,
     )
 
 
 def _successions(
-    settings: Settings, registry: DirectoryRegistry, sink: IAuditSink, reactor: Any, seconds: Callable[[], float]
+    settings: Settings, registry: DirectoryRegistry, sink: IAuditSink, workers: Workers, seconds: Callable[[], float]
 ) -> Successions:
     return Successions(
         settings.certs,
         renewals=Renewals(settings.certs, _now, "mtlsd", look=registry.glance),
         registry=registry,
         sink=sink,
-        in_thread=lambda work: in_daemon_thread(reactor, work),
+        in_thread=workers.run,
         look=registry.look,
         now=_now,
         seconds=seconds,

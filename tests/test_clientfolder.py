@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import stat
 from datetime import UTC, datetime
@@ -11,14 +12,40 @@ from pathlib import Path
 from cryptography.hazmat.primitives.serialization import pkcs12
 from twisted.trial.unittest import SynchronousTestCase
 
-from mtlsd.clientfolder import ClientFolder, usual_folder
+from mtlsd.clientfolder import ClientFolder, sweep_pairs, usual_folder
 from mtlsd.errors import CertificateError, FolderError
 from mtlsd.keys import new_client_pair
 from mtlsd.pkcs12 import Bundle
+from mtlsd.registry.atomic import Folder, System
 from tests.pki import make_pair
 from tests.test_store import Faulty, Killed
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+class Meanwhile(Faulty):
+    """Somebody else sweeps just before one system call (``None``: before each)."""
+
+    def __init__(self, at: int | None, parent: Path) -> None:
+        super().__init__(-1 if at is None else at)
+        self.always = at is None
+        self.parent = parent
+
+    def _step(self) -> None:
+        mine, self.count = self.count, self.count + 1
+        if self.always or mine == self.at:
+            inside = Folder(str(self.parent), System())
+            try:
+                sweep_pairs(inside)
+            finally:
+                inside.close()
+
+
+class Stranger(System):
+    """Somebody to whom nothing here belongs."""
+
+    def user(self) -> int:
+        return 54321
 
 
 class FolderTests(SynchronousTestCase):
@@ -134,8 +161,76 @@ class FolderTests(SynchronousTestCase):
                         folder.put_pair(self.made)
                     self.assertEqual(sorted(entry.name for entry in path.iterdir()), ["cert.pem", "key.pem"])
                     self.assertEqual(folder.key.read_bytes(), self.made.key_pem)
-                    if not fatal:
-                        self.assertEqual([entry.name for entry in path.parent.iterdir()], ["host"])
+                    # Not even a key beside it that nobody will ever use.
+                    self.assertEqual([entry.name for entry in path.parent.iterdir()], ["host"])
+
+    def test_killed_while_it_writes_the_rest(self) -> None:
+        """What is half written would lie in the folder for good."""
+        probe = Faulty(-1)
+        self.folder.put_pair(self.made)
+        ClientFolder(self.folder.path, probe).put_server(self.server.der)
+        for at in range(probe.count):
+            self.folder.server.unlink(missing_ok=True)
+            with contextlib.suppress(Killed):
+                ClientFolder(self.folder.path, Faulty(at, fatal=True)).put_server(self.server.der)
+            self.folder.put_server(self.server.der)
+            self.assertEqual(self.folder.server_fingerprint(), self.server.fingerprint)
+            self.assertEqual(sorted(os.listdir(self.folder.path)), ["cert.pem", "key.pem", "server.pem"])
+
+    def test_another_sweeps_meanwhile(self) -> None:
+        """Two joins at once, for two servers, would take each other's keys for something that a kill has left."""
+        probe = Faulty(-1)
+        ClientFolder(self.base / "probe" / "x", probe).put_pair(self.made)
+        for at in range(probe.count):
+            path = self.base / str(at) / "host"
+            path.parent.mkdir(parents=True)
+            with self.subTest(at=at):
+                folder = ClientFolder(path, Meanwhile(at, path.parent))
+                folder.put_pair(self.made)
+                self.assertIsNotNone(folder.pair())
+                self.assertEqual(os.listdir(path.parent), ["host"])
+
+    def test_always_another(self) -> None:
+        """It would go on for ever where somebody else takes everything away."""
+        self.folder.path.parent.mkdir(parents=True)
+        self.refused(
+            "others are at work", ClientFolder(self.folder.path, Meanwhile(None, self.folder.path.parent)).put_pair, self.made
+        )
+        self.assertEqual(os.listdir(self.folder.path.parent), [])
+
+    def test_what_is_swept(self) -> None:
+        """Something of somebody else's, or that is no pair of ours, would be removed."""
+        parent = self.folder.path.parent
+        foreign, odd, full = (parent / f".mtlsd-{digit * 16}" for digit in "123")
+        named = parent / ".mtlsd-notes"
+        for path in (foreign, odd, full, named):
+            path.mkdir(parents=True)
+            (path / "key.pem").touch()
+        (odd / "mine").touch()
+        inside = Folder(str(parent), Stranger())
+        self.addCleanup(inside.close)
+        sweep_pairs(inside)
+        self.assertEqual(len(os.listdir(parent)), 4)
+        foreign.rename(parent / "foreign")
+        (parent / ".mtlsd-4444444444444444").symlink_to(parent / "foreign")
+        self.folder.put_pair(self.made)
+        self.assertEqual(sorted(os.listdir(parent)), [odd.name, ".mtlsd-4444444444444444", ".mtlsd-notes", "foreign", "host"])
+        self.assertEqual(os.listdir(odd), ["mine"])
+        self.assertEqual(os.listdir(parent / "foreign"), ["key.pem"])
+
+    def test_where_a_folder_cannot_be_held(self) -> None:
+        """On NFS nobody could join; or a pair that is being made there would be swept."""
+
+        def flock(descriptor: int, how: int) -> None:
+            raise OSError(9, "Bad file descriptor")
+
+        self.patch(fcntl, "flock", flock)
+        left = self.folder.path.parent / ".mtlsd-0123456789abcdef"
+        left.mkdir(parents=True)
+        self.folder.put_pair(self.made)
+        self.folder.put_server(self.server.der)
+        self.assertIsNotNone(self.folder.pair())
+        self.assertTrue(left.exists())
 
     def test_odd_paths(self) -> None:
         """A folder with a quotation mark in its name would be another file to curl."""

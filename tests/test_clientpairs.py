@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import stat
@@ -18,6 +19,7 @@ from mtlsd.clientpairs import CURRENT, MARK, NEXT, PAIRS, ClientPairs, folders
 from mtlsd.errors import FolderError, Refused
 from mtlsd.identity import Certificate
 from mtlsd.keys import NewPair, new_client_pair
+from mtlsd.registry.atomic import Folder, System
 from tests.test_store import Faulty, Killed
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -156,6 +158,27 @@ class RenewingTests(Base):
         with self.pairs.locked():
             pass
 
+    def test_a_join_that_is_still_writing(self) -> None:
+        """A renewal that is started too early would take the files of a join away before they have their names."""
+        self.prepare(self.pairs, self.folder)
+        pairs = Folder(str(self.folder.path / PAIRS), System())
+        self.addCleanup(pairs.close)
+        staging = self.folder.path / PAIRS / ".mtlsd-0123456789abcdef"
+        staging.mkdir(0o700)
+        (staging / KEY).touch()
+        held = Folder(staging.name, System(), pairs)
+        fcntl.flock(held.descriptor, fcntl.LOCK_EX)
+        with self.pairs.locked():
+            self.assertTrue((staging / KEY).exists())
+        held.close()
+        with self.pairs.locked():
+            self.assertFalse(staging.exists())
+        # Where nobody has renewed yet, nothing is made for it.
+        other = ClientFolder(Path(self.mktemp()))
+        other.put_pair(self.old)
+        with ClientPairs(other).locked():
+            self.assertFalse((other.path / PAIRS).exists())
+
     def test_what_stands_in_the_way(self) -> None:
         """It would be a traceback, or a key of somebody else's that is overwritten."""
         (self.folder.path / PAIRS).mkdir(mode=0o700)
@@ -208,10 +231,13 @@ class InterruptedTests(Base):
     def finished(self, folder: ClientFolder) -> None:
         """Renew, from wherever it was left, and see that it comes to its end."""
         pairs = ClientPairs(folder)
-        if self.present(folder) is not self.new:
-            if pairs.waiting() is None:
-                self.prepare(pairs, folder)
-            pairs.commit()
+        with pairs.locked():
+            # What a kill has left, keys among it, is gone from here on.
+            self.assertEqual([path.name for path in folder.path.rglob(".mtlsd-*")], [])
+            if self.present(folder) is not self.new:
+                if pairs.waiting() is None:
+                    self.prepare(pairs, folder)
+                pairs.commit()
         pairs.finish()
         self.assertIs(self.present(folder), self.new)
         self.assertEqual([path.name for path in folder.path.rglob(".mtlsd-*")], [])

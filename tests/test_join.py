@@ -4,97 +4,56 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
 from OpenSSL._util import lib
-from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
+from mtlsd.enrol import openings as openings_module
 from mtlsd.enrol.attempts import Attempts
 from mtlsd.enrol.exchange import LONGEST, request_with, secret_in
-from mtlsd.enrol.invites import Invited, Invites, Joined
+from mtlsd.enrol.invite import files_in as files_in_folder
+from mtlsd.enrol.invites import Invited, Invites
 from mtlsd.enrol.join import Joins
 from mtlsd.enrol.openings import Openings
 from mtlsd.policy import Denied, Reason
 from mtlsd.protocols import HTTP, JOIN
-from mtlsd.registry.atomic import System
-from mtlsd.registry.directory import DirectoryRegistry
-from mtlsd.registry.store import Store
 from mtlsd.settings import Settings
 from mtlsd.tls.context import select_with_join
 from mtlsd.tls.gate import JOIN_TIMEOUT
-from tests.memory_tls import Client, FrontDoor
+from tests.folder_door import FolderDoor, lines_said
+from tests.memory_tls import Client
 from tests.pki import Pair, make_pair, new_key
 
 
-class Disk(System):
-    """A disk that can be full."""
-
-    full = False
-
-    def write(self, descriptor: int, data: bytes) -> int:
-        if self.full:
-            raise OSError(28, "No space left on device")
-        return super().write(descriptor, data)
-
-
-class JoinDoor(FrontDoor):
+class JoinDoor(FolderDoor):
     """A front door at which one can join, with a folder."""
 
     def __init__(self, folder: Path, settings: Settings | None = None) -> None:
-        for part in ("authorized", "revoked"):
-            (folder / part).mkdir(parents=True)
-        clock = Clock()
-        registry = DirectoryRegistry(folder, reactor=clock, seconds=clock.seconds, in_thread=maybeDeferred)
-        registry.load()
-        registry.start()
-        self.disk = Disk()
-        #: Work that waits for :meth:`work`; ``None``: it is done at once.
-        self.held: list[Callable[[], object]] | None = None
-        super().__init__(settings, registry=registry, clock=clock)
-        self.store = Store(folder, self.now, "operator")
+        super().__init__(folder, settings)
         self.invites = Invites(folder, self.now, "operator")
         self.joins = Joins(
             folder,
-            invites=Invites(folder, self.now, "mtlsd", self.disk, registry.glance),
+            invites=Invites(folder, self.now, "mtlsd", self.disk, self.registry.glance),
             openings=Openings(folder, self.now),
             attempts=Attempts(self.clock.seconds),
             sink=self.sink,
             in_thread=self.in_thread,
-            look=registry.look,
+            look=self.registry.look,
         )
         self.door.join = self.joins
         self.select = select_with_join(self.joins.is_open)
         self.creator.context = self.context()
 
-    def in_thread(self, work: Callable[[], Joined]) -> Deferred[Joined]:
-        if self.held is None:
-            return maybeDeferred(work)
-        done: Deferred[Joined] = Deferred()
-        self.held.append(lambda: maybeDeferred(work).chainDeferred(done))
-        return done
-
-    def work(self) -> None:
-        """Do what waits."""
-        held, self.held = self.held, None
-        for work in held or ():
-            work()
-
     def asking(self, pair: Pair | None, **options: Any) -> Client:
         """Connect somebody who wants to join."""
         return self.connect(pair, **{"alpn": [JOIN], **options})
-
-    def look(self) -> None:
-        """Have what was changed in the folder seen."""
-        self.registry.look()
-        self.clock.advance(1)
 
 
 class JoinBase(SynchronousTestCase):
@@ -310,6 +269,19 @@ class ExchangeTests(JoinBase):
         self.assertEqual(self.names(), ["bob.pem"])
         # It comes back with its pair, and finds that it is in.
         self.assertEqual(self.front.connect(self.bob).request(), b"Hello: bob")
+
+    def test_more_while_it_is_decided(self) -> None:
+        """What a client sends after its line would be taken for another, and a second join be tried."""
+        invited, other = self.invite(), self.invite("carol")
+        self.front.held = []
+        client = self.front.asking(self.bob)
+        self.assertEqual(client.request(request_with(invited.secret)), b"")
+        self.assertEqual(client.request(request_with(other.secret)), b"")
+        self.assertEqual(len(self.front.held), 1)
+        self.front.work()
+        client.pump()
+        self.assertEqual(json.loads(client.received)["client"], "bob")
+        self.assertEqual(self.names(), ["bob.pem"])
 
     def test_shut_down_while_it_is_decided(self) -> None:
         """The service would wait for the disk, or end without a verdict."""
@@ -652,16 +624,56 @@ class OpeningsTests(JoinBase):
         (self.folder / "invites" / invite.file).unlink()
         self.assertFalse(self.open())
 
+    def test_a_folder_that_has_not_changed(self) -> None:
+        """Each stranger would cost a look at thousands of dead invites; or one that is good again would not be seen."""
+        self.invite("bob", lifetime=timedelta(seconds=1))
+        carol = self.folder / "authorized" / "carol.pem"
+        self.invite("carol")
+        carol.touch()
+        self.front.clock.advance(1)
+        # Its time stamps are old enough to tell a change by.
+        openings = Openings(self.folder, self.front.now, wall=lambda: time.time() + 60)
+        looked: list[int] = []
+
+        def files_in(invites: int) -> list[str]:
+            looked.append(invites)
+            return real(invites)
+
+        real = files_in_folder
+        self.patch(openings_module, "files_in", files_in)
+        for _ in range(3):
+            self.assertFalse(openings.any())
+        self.assertEqual(len(looked), 1)
+        # Its name is free again, which is to be seen elsewhere.
+        carol.unlink()
+        self.assertTrue(openings.any())
+        self.assertEqual(len(looked), 1)
+        carol.touch()
+        self.assertFalse(openings.any())
+        self.invite("dave")
+        self.assertTrue(openings.any())
+        self.assertEqual(len(looked), 2)
+
+    def test_a_folder_that_cannot_be_looked_at(self) -> None:
+        """It would be a traceback for each stranger, or an open door."""
+        said = lines_said(self)
+        flat = self.folder / "flat"
+        flat.touch()
+        self.assertFalse(Openings(flat, self.front.now).any())
+        self.assertEqual(said, [])
+        self.assertFalse(Openings(self.folder / "nowhere", self.front.now).any())
+
+    def test_a_link_to_nothing(self) -> None:
+        """One that goes away while it is looked at would hide the others."""
+        (self.folder / "invites").mkdir(mode=0o700)
+        (self.folder / "invites" / "0.json").symlink_to("nothing.json")
+        self.assertFalse(self.open())
+        self.invite("bob")
+        self.assertTrue(self.open())
+
     def test_no_permission(self) -> None:
         """A server that may not write would only say so when somebody stands at the door with an invite."""
-        said: list[str] = []
-
-        @implementer(ILogObserver)
-        def observe(event: LogEvent) -> None:
-            said.append(formatEvent(event))
-
-        globalLogPublisher.addObserver(observe)
-        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        said = lines_said(self)
         self.front.joins.start()
         self.assertEqual(said, [])
         refused = self.folder / "authorized"

@@ -5,32 +5,25 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
 from mtlsd.enrol.renewal import MOST, PAUSE, PERIOD, Successions
 from mtlsd.proof import LABEL, LARGEST, PATH, SIZE, proves, signed, statement
 from mtlsd.protocols import HTTP
-from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.registry.renewals import NotRenewed, Origin, Renewals, Why
-from mtlsd.registry.store import Store
-from mtlsd.settings import Settings
 from mtlsd.web.renewal import ANSWERS, Renew
 from mtlsd.web.site import Site, make_root
-from tests.memory_tls import Client, FrontDoor
+from tests.folder_door import FolderDoor, lines_said
+from tests.memory_tls import Client
 from tests.pki import Pair, make_pair, new_key
 from tests.site_in_memory import Answer, ask
-from tests.test_join import Disk
 
 KINDS = ("p256", "p384", "p521", "ed25519", "ed448", "mldsa65", "rsa2048")
 
@@ -61,28 +54,18 @@ class ProofTests(SynchronousTestCase):
         self.assertFalse(proves(b"junk", b"x", b"x"))
 
 
-class RenewDoor(FrontDoor):
+class RenewDoor(FolderDoor):
     """A front door with a folder and mtlsd's own site, at which one can renew."""
 
     def __init__(self, folder: Path) -> None:
-        for part in ("authorized", "revoked"):
-            (folder / part).mkdir(parents=True)
-        clock = Clock()
-        registry = DirectoryRegistry(folder, reactor=clock, seconds=clock.seconds, in_thread=maybeDeferred)
-        registry.load()
-        registry.start()
-        super().__init__(Settings(), registry=registry, clock=clock)
-        self.disk = Disk()
-        #: Work that waits for :meth:`work`; ``None``: it is done at once.
-        self.held: list[Callable[[], object]] | None = None
-        self.store = Store(folder, self.now, "operator")
+        super().__init__(folder)
         self.successions = Successions(
             folder,
-            renewals=Renewals(folder, self.now, "mtlsd", self.disk, registry.glance),
-            registry=registry,
+            renewals=Renewals(folder, self.now, "mtlsd", self.disk, self.registry.glance),
+            registry=self.registry,
             sink=self.sink,
             in_thread=self.in_thread,
-            look=registry.look,
+            look=self.registry.look,
             now=self.now,
             seconds=self.clock.seconds,
             longest=timedelta(days=400),
@@ -97,25 +80,6 @@ class RenewDoor(FrontDoor):
             reactor=cast(IReactorTime, self.clock),
         )
 
-    def in_thread(self, work: Callable[[], Any]) -> Deferred[Any]:
-        if self.held is None:
-            return maybeDeferred(work)
-        done: Deferred[Any] = Deferred()
-        self.held.append(lambda: maybeDeferred(work).chainDeferred(done))
-        return done
-
-    def work(self) -> None:
-        """Do what waits."""
-        held, self.held = self.held, None
-        for work in held or ():
-            work()
-
-    def settle(self) -> None:
-        """Let what was changed in the folder be seen, and believed."""
-        self.registry.look()
-        for _ in range(5):
-            self.clock.advance(0.25)
-
 
 class RenewalBase(SynchronousTestCase):
     def setUp(self) -> None:
@@ -124,16 +88,8 @@ class RenewalBase(SynchronousTestCase):
         self.addCleanup(self.front.registry.stop)
         self.old, self.new = self.pair(), self.pair()
         self.front.store.authorize([self.old.der], "alice")
-        self.front.settle()
-        self.logged: list[str] = []
-
-        @implementer(ILogObserver)
-        def observe(event: LogEvent) -> None:
-            if event.get("log_namespace") == "mtlsd":
-                self.logged.append(formatEvent(event))
-
-        globalLogPublisher.addObserver(observe)
-        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        self.front.look()
+        self.logged = lines_said(self)
 
     def pair(self, name: str = "alice", **more: Any) -> Pair:
         return make_pair(name, **{"key": new_key(), **more})
@@ -158,7 +114,7 @@ class RenewalBase(SynchronousTestCase):
 
     def answered(self, client: Client, said: bytes = b"") -> Answer | None:
         if not said:
-            self.front.settle()
+            self.front.look()
             client.pump()
             said = client.received
         return Answer(said) if said else None
@@ -229,7 +185,7 @@ class AskingTests(RenewalBase):
         self.front.store.authorize([bob.der], "bob")
         self.front.store.authorize([gone.der], "gone")
         self.front.store.revoke("gone")
-        self.front.settle()
+        self.front.look()
         self.refused(Why.UNFIT, bob)
         self.refused(Why.UNFIT, gone)
         self.refused(Why.UNFIT, self.pair(key=gone.key))
@@ -266,7 +222,7 @@ class AskingTests(RenewalBase):
         """A client could keep the disk busy; or another would pay for it."""
         bob = self.pair("bob")
         self.front.store.authorize([bob.der], "bob")
-        self.front.settle()
+        self.front.look()
         for _ in range(MOST):
             self.refused(Why.NOT_PROVEN, signer=self.old)
         self.refused(Why.TOO_OFTEN)
@@ -293,7 +249,7 @@ class AskingTests(RenewalBase):
         client = self.connect()
         body = self.body(client)
         self.front.store.revoke("alice")
-        self.front.settle()
+        self.front.look()
         self.assertIsNone(self.ask(client, body))
         self.assertEqual(self.hello(self.new), b"")
 
@@ -304,7 +260,7 @@ class AskingTests(RenewalBase):
         self.assertIsNone(self.ask(client, self.body(client)))
         client.lose()
         self.front.work()
-        self.front.settle()
+        self.front.look()
         self.assertEqual(self.hello(self.new), b"Hello: alice\n")
 
     def test_full_disk(self) -> None:
@@ -426,7 +382,7 @@ class OverlapTests(RenewalBase):
     def test_nobody_has_used_it(self) -> None:
         """A client that never got to its new certificate would be shut out an hour later."""
         self.front.advance(4000)
-        self.front.settle()
+        self.front.look()
         self.assertEqual(self.hello(self.old), b"Hello: alice\n")
         self.assertEqual(self.kinds(), ["renewed"])
 
@@ -435,10 +391,10 @@ class OverlapTests(RenewalBase):
         live = self.connect(self.old)
         self.assertIn(b"Hello", live.request(ask("/hello")))
         self.assertEqual(self.hello(self.new), b"Hello: alice\n")
-        self.front.settle()
+        self.front.look()
         self.assertEqual(self.kinds(), ["renewed", "retired"])
         self.hello(self.new)
-        self.front.settle()
+        self.front.look()
         self.assertEqual(self.kinds(), ["renewed", "retired"])
         self.assertIn(b"Hello", live.request(ask("/hello")))
         self.assertEqual(self.hello(self.old), b"Hello: alice\n")
@@ -452,7 +408,7 @@ class OverlapTests(RenewalBase):
     def test_the_next_one(self) -> None:
         """After the first renewal there would be no other."""
         self.hello(self.new)
-        self.front.settle()
+        self.front.look()
         third = self.pair()
         self.assertEqual(self.renew(third, self.new)[0], 409)
         self.front.advance(3620)
@@ -470,8 +426,29 @@ class OverlapTests(RenewalBase):
         self.front.disk.full = False
         self.front.clock.advance(PAUSE)
         self.hello(self.new)
-        self.front.settle()
+        self.front.look()
         self.assertEqual(self.kinds(), ["renewed", "retired"])
+
+    def test_the_ledger_cannot_be_written(self) -> None:
+        """An end that is set would be told as one that is not; or nobody would hear that it is recorded nowhere."""
+        ledger = self.folder / "ledger.jsonl"
+        ledger.unlink()
+        ledger.mkdir()
+        self.hello(self.new)
+        self.front.look()
+        self.assertEqual(self.kinds(), ["renewed", "retired"])
+        self.assertIn("ledger.jsonl: cannot be written", self.logged[-1])
+
+    def test_somebody_was_quicker(self) -> None:
+        """An end that stands already would be set once more, an hour later each time; or told twice."""
+        self.front.held = []
+        self.hello(self.new)
+        Renewals(self.folder, self.front.now, "operator").retire("alice", self.new.fingerprint, timedelta(hours=1))
+        before = self.files()
+        self.front.work()
+        self.front.look()
+        self.assertEqual(self.kinds(), ["renewed"])
+        self.assertEqual(self.files(), before)
 
     def test_while_it_is_written(self) -> None:
         """A thousand connections at once would be a thousand writers."""
@@ -480,7 +457,7 @@ class OverlapTests(RenewalBase):
             self.hello(self.new)
         self.assertEqual(len(self.front.held), 1)
         self.front.work()
-        self.front.settle()
+        self.front.look()
         self.assertEqual(self.kinds(), ["renewed", "retired"])
 
     def test_fault(self) -> None:
@@ -493,7 +470,7 @@ class OverlapTests(RenewalBase):
         """A certificate that ends within the hour would be given a longer life, or the files a line for nothing."""
         bob, newer = self.pair("bob", ends=timedelta(minutes=30)), self.pair("bob")
         self.front.store.authorize([bob.der], "bob")
-        self.front.settle()
+        self.front.look()
         self.assertEqual(self.renew(newer, bob)[0], 200)
         before = self.files()
         self.assertEqual(self.hello(newer), b"Hello: bob\n")

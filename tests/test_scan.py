@@ -20,6 +20,7 @@ from mtlsd.registry.clients import SETTLE, Reading
 from mtlsd.registry.folder import MOST_BYTES, File, Unsafe, objection, read_file
 from mtlsd.registry.listing import AUTHORIZED, REVOKED, marks
 from mtlsd.registry.problems import Severity
+from mtlsd.registry.reader import Reader
 from mtlsd.registry.records import Tombstone
 from mtlsd.registry.scan import Scan, _Look, scan
 from mtlsd.registry.terms import Terms
@@ -220,12 +221,12 @@ class DamagedTests(FolderCase):
 
     def test_beyond_us(self) -> None:
         """One certificate that makes a library fail in a way of its own would stop the revoking of all others."""
-        looking = _Look(self.folder, None, self.uid, 0.0, time.time, None)
+        reader = Reader(self.uid, time.time)
 
         def failing(data: bytes) -> tuple[int, tuple[str, ...]]:
             raise ZeroDivisionError(data)
 
-        reading = looking._parsed(File(b"x", b"signature", False), failing)
+        reading = reader.parsed(File(b"x", b"signature", False), failing)
         self.assertEqual((None, "damaged: ZeroDivisionError"), (reading.content, reading.error))
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
-from mtlsd.service import EarlyHangup, in_daemon_thread, raise_descriptor_limit
+from mtlsd.service import EarlyHangup, raise_descriptor_limit
 from mtlsd.tap import Options, _user_to_become
 
 
@@ -32,42 +29,6 @@ class EarlyHangupTests(SynchronousTestCase):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         EarlyHangup()
         self.assertEqual(signal.getsignal(signal.SIGHUP), signal.SIG_IGN)
-
-
-class InDaemonThreadTests(SynchronousTestCase):
-    """A scan runs beside the reactor, and its end is told in the reactor's thread."""
-
-    def ran(self, work: object) -> Deferred[int]:
-        called = threading.Event()
-        calls: list[tuple[object, ...]] = []
-
-        class Reactor(Clock):
-            def callFromThread(self, *call: object) -> None:
-                calls.append(call)
-                called.set()
-
-        result: Deferred[int] = in_daemon_thread(Reactor(), work)  # type: ignore[arg-type]
-        self.assertTrue(called.wait(30))
-        self.assertFalse(result.called)
-        call, argument = calls[0]
-        call(argument)  # type: ignore[operator]
-        return result
-
-    def test_result(self) -> None:
-        """No change of the folder would ever be taken up."""
-        self.assertEqual(self.successResultOf(self.ran(lambda: 5)), 5)
-
-    def test_failure(self) -> None:
-        """A scan that fails would be waited for, for ever."""
-
-        def broken() -> int:
-            raise SystemExit("broken")
-
-        self.failureResultOf(self.ran(broken), SystemExit)
-
-    def test_daemon(self) -> None:
-        """A scan that hangs in a dead network file system would keep a stopped service for ever."""
-        self.assertTrue(self.successResultOf(self.ran(lambda: threading.current_thread().daemon)))
 
 
 class UserToBecomeTests(SynchronousTestCase):

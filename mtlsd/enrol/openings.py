@@ -23,11 +23,21 @@ from mtlsd.text import printable
 class Openings:
     """The invites in a folder that are open now.  All methods belong to the reactor's thread."""
 
-    def __init__(self, folder: Path, now: Callable[[], datetime], server_uid: Callable[[], int] = os.geteuid) -> None:
-        """*now* returns an aware time; *server_uid* is asked at each look, for it changes when the service gives up root."""
+    def __init__(
+        self,
+        folder: Path,
+        now: Callable[[], datetime],
+        server_uid: Callable[[], int] = os.geteuid,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """*now* returns an aware time; *server_uid* is asked at each look, for it changes when the service gives up root.
+
+        *wall* gives seconds since 1970, as the file system has them.
+        """
         self._folder = folder
         self._now = now
         self._server_uid = server_uid
+        self._wall = wall
         self._log = Logger()
         # The folder as it was when all of it had been looked at, and what was read of it, by file: such a file never changes.
         self._mark: tuple[int, ...] | None = None
@@ -91,6 +101,6 @@ class Openings:
             return ()
         except OSError:
             return None
-        if is_young(found.st_ctime, time.time()):
+        if is_young(found.st_ctime, self._wall()):
             return None
         return found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_mtime_ns, found.st_ctime_ns

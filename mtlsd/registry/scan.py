@@ -16,16 +16,16 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
-from mtlsd.errors import FolderError, MtlsdError
+from mtlsd.errors import FolderError
 from mtlsd.identity import Certificate, is_client_name
 from mtlsd.registry.claims import Outcome, amended, combined
-from mtlsd.registry.clients import SETTLE, Client, Content, Reading, believed, gone, stepped
-from mtlsd.registry.folder import File, Unsafe, folder_warning, is_young, opened_folder, read_file
+from mtlsd.registry.clients import SETTLE, Client, Reading, believed, gone, stepped
+from mtlsd.registry.folder import File, Unsafe, folder_warning, is_young, opened_folder
 from mtlsd.registry.listing import AUTHORIZED, REVOKED, UNKNOWN, Mark, clients_of, listed, looked_up, marks
-from mtlsd.registry.pem import certificates_in
 from mtlsd.registry.problems import Problem, Severity
+from mtlsd.registry.reader import Reader, leaves_in, terms_in
 from mtlsd.registry.records import Snapshot, Tombstone
-from mtlsd.registry.terms import Terms, read_terms
+from mtlsd.registry.terms import Terms
 from mtlsd.registry.tombstone import fingerprint_in, read_tombstone
 from mtlsd.text import printable
 
@@ -139,6 +139,7 @@ class _Look:
         self._server_uid = server_uid
         self._now = now
         self._wall = wall
+        self._reader = Reader(server_uid, wall)
         self._shown = printable(str(folder))
         self._problems: list[Problem] = []
         self._again: list[float] = []
@@ -170,7 +171,7 @@ class _Look:
             problems=(*self._problems, *chain.from_iterable(troubled.values()), *self._passed_over, *outcome.problems),
             changed=changed,
             again_in=min(self._again, default=None),
-            unsure=self._unsure,
+            unsure=self._unsure or self._reader.unsure,
             server_uid=self._server_uid,
             marks=seen,
             clients=clients,
@@ -294,8 +295,8 @@ class _Look:
             for name, before, pem, toml in batch
         ]
         for name, before, pem_found, toml_found in fetched:
-            pem_read = pem_found if isinstance(pem_found, Reading) else self._parsed(pem_found, _leaves)
-            toml_read = toml_found if isinstance(toml_found, Reading) else self._parsed(toml_found, _terms)
+            pem_read = pem_found if isinstance(pem_found, Reading) else self._reader.parsed(pem_found, leaves_in)
+            toml_read = toml_found if isinstance(toml_found, Reading) else self._reader.parsed(toml_found, terms_in)
             clients[name] = self._stepped(name, before, pem_read, toml_read, tombstones)
 
     def _stepped(
@@ -320,7 +321,7 @@ class _Look:
     def _fetched_pem(self, folder: int, name: str, before: Client | None, listed: bytes | None) -> File | _Leaves:
         if listed is None and before is not None:
             return before.pem
-        return self._fetched(folder, name + ".pem", listed or UNKNOWN, (), link=())
+        return self._reader.fetched(folder, name + ".pem", listed or UNKNOWN, (), link=())
 
     def _fetched_toml(self, folder: int, name: str, before: Client | None, listed: bytes | None) -> File | Reading[Terms]:
         if listed is None and before is not None:
@@ -328,42 +329,7 @@ class _Look:
         if not listed:
             return _NO_TERMS
         # Of terms that have gone astray nobody knows what they were: a retirement, maybe.
-        return self._fetched(folder, name + ".toml", listed, Terms(), link=None)
-
-    def _fetched(
-        self, folder: int, name: str, listed: bytes, absent: Content, *, link: Content | None
-    ) -> File | Reading[Content]:
-        """Return the content of a file or, where it cannot be had, what there is to know instead.  Never raises.
-
-        *absent* is what it means that the file is not there; *link* is what a link to nothing means, ``None`` where it
-        is damage.
-        """
-        try:
-            file = read_file(folder, name, server_uid=self._server_uid, wall=self._wall)
-        except FileNotFoundError:
-            if listed != UNKNOWN:
-                # It went away since it was listed.
-                return Reading(None, absent)
-            why = "it is a symbolic link to a file that is not there"
-            return Reading(None, None, why) if link is None else Reading(None, link, warnings=(why,))
-        except Unsafe as error:
-            return Reading(None, None, str(error), refused=True)
-        except OSError as error:
-            return Reading(None, None, f"cannot be read: {error.strerror}")
-        self._unsure = self._unsure or file.signature is None
-        return file
-
-    def _parsed(self, file: File, parse: Callable[[bytes], tuple[Content, tuple[str, ...]]]) -> Reading[Content]:
-        """Return what a file says.  Never raises: one file that is beyond us must not stop the revoking of others."""
-        try:
-            content, warnings = parse(file.data)
-        except MtlsdError as error:
-            return Reading(file.signature, None, f"damaged: {error}")
-        except Exception as error:
-            return Reading(file.signature, None, f"damaged: {type(error).__name__}")
-        if file.group_writable:
-            warnings += ("its group may write to it; chmod g-w",)
-        return Reading(file.signature, content, warnings=warnings)
+        return self._reader.fetched(folder, name + ".toml", listed, Terms(), link=None)
 
     def _stones(self, listing: tuple[int, dict[str, bytes]] | None) -> Mapping[str, Stone]:
         old = self._before.stones if self._before else {}
@@ -412,9 +378,11 @@ class _Look:
 
     def _stone(self, folder: int, file: str, signature: bytes, fingerprint: str) -> Stone:
         bare = Tombstone(fingerprint)
-        found = self._fetched(folder, file, signature, bare, link=bare)
+        found = self._reader.fetched(folder, file, signature, bare, link=bare)
         reading = (
-            found if isinstance(found, Reading) else self._parsed(found, lambda data: (read_tombstone(fingerprint, data), ()))
+            found
+            if isinstance(found, Reading)
+            else self._reader.parsed(found, lambda data: (read_tombstone(fingerprint, data), ()))
         )
         problem = None
         if reading.error is not None:
@@ -433,14 +401,3 @@ class _Look:
             same_folder = mark is not None and mark[:2] == (status.st_dev, status.st_ino)
             self._narrow = self._narrow | self._before.restless if same_folder else None
         return self._narrow
-
-
-def _leaves(data: bytes) -> tuple[tuple[Certificate, ...], tuple[str, ...]]:
-    found = certificates_in(data)
-    if not found.has_private_key:
-        return found.leaves, ()
-    return found.leaves, ("it holds a private key too, which belongs to its client alone: take it out, and make a new pair",)
-
-
-def _terms(data: bytes) -> tuple[Terms, tuple[str, ...]]:
-    return read_terms(data), ()
