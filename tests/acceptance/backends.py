@@ -63,11 +63,15 @@ class _Handler(socketserver.BaseRequestHandler):
 
 @dataclass
 class Seen:
-    """A request as a backend saw it.  ``headers`` by name in lower case, with underscores, as WSGI merges them."""
+    """A request as a backend saw it.  ``headers`` by name in lower case, with underscores, as WSGI merges them.
+
+    The trailers are among them too, as some servers have it; ``trailers`` are those alone, by name in lower case.
+    """
 
     line: str
     headers: Mapping[str, list[str]]
     body: bytes = b""
+    trailers: Mapping[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -98,6 +102,7 @@ class Reader:
             return None
         line, *rest = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         headers: dict[str, list[str]] = {}
+        trailers: dict[str, list[str]] = {}
         for header in rest:
             name, _, value = header.partition(": ")
             headers.setdefault(merged(name), []).append(value)
@@ -106,10 +111,13 @@ class Reader:
             while size := int(self.until(b"\r\n"), 16):
                 body += self.exactly(size)
                 self.exactly(2)
-            self.exactly(2)
+            while trailer := self.until(b"\r\n").decode("latin-1").removesuffix("\r\n"):
+                name, _, value = trailer.partition(": ")
+                headers.setdefault(merged(name), []).append(value)
+                trailers.setdefault(name.lower(), []).append(value)
         elif "content_length" in headers:
             body = self.exactly(int(headers["content_length"][0]))
-        return Seen(line, headers, body)
+        return Seen(line, headers, body, trailers)
 
     def _take(self, to: int) -> bytes:
         taken = bytes(self.raw[self.at : to])

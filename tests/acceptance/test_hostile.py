@@ -12,6 +12,7 @@ from tests.acceptance.backends import Program, Reader, Recorder, nginx, settled,
 from tests.acceptance.harness import AcceptanceTestCase, Server
 from tests.acceptance.hostile import (
     CHUNKS,
+    HALVES,
     HOPS,
     HOSTS,
     LINES,
@@ -20,6 +21,7 @@ from tests.acceptance.hostile import (
     PATHS_NONE,
     PATHS_REFUSED,
     PATHS_RESPELLED,
+    TRAILERS,
     TWO_LENGTHS,
     Case,
 )
@@ -93,7 +95,7 @@ class HostileTestCase(AcceptanceTestCase):
 class SmugglingTests(HostileTestCase):
     def test_every_form(self) -> None:
         """Whoever gets a second request past the door asks in the name of whoever comes next."""
-        cases = (*TWO_LENGTHS, *CHUNKS, *LINES, *HOSTS, *HOPS)
+        cases = (*TWO_LENGTHS, *CHUNKS, *TRAILERS, *LINES, *HOSTS, *HOPS)
         self.assertEqual(len({case.name for case in cases}), len(cases))
         self.judge(cases, *self.backends)
         # Every byte that a backend has had of the door, read by two others.
@@ -104,6 +106,20 @@ class SmugglingTests(HostileTestCase):
             read = [(request.line, request.body) for request in requests]
             self.assertEqual(by_h11(bytes(raw)), read)
             self.assertEqual(by_llhttp(bytes(raw)), read)
+
+    def test_halves(self) -> None:
+        """What is broken off has no end for the server either, and nothing behind it: whoever believes in one has a request more."""
+        at = f"/{self.recorder.name}"
+        found = {case.name: self.converse(case, at) for case in HALVES}
+        self.assertEqual(found, {case.name: [431, -1] for case in HALVES})
+        with TlsClient(self.server.port, self.bob) as client:
+            client.handshake()
+            self.assertEqual(client.ask(f"{at}/probe").status, 200)
+        self.assertEqual([request.line for request in settled(self.recorder, 1)], [f"GET {at}/probe HTTP/1.1"])
+        for raw in self.recorder.connections:
+            self.assertTrue(raw.count(b" HTTP/1.1\r\n") == 1 and b"\r\n0\r\n" not in raw, bytes(raw[:200]))
+        self.assertEqual(self.server.stop(), 0)
+        self.assert_quiet(self.server)
 
     def test_paths(self) -> None:
         """The path that was judged is the path that is received, byte for byte; what has two readings has none."""
@@ -134,7 +150,9 @@ class SpoofingTests(HostileTestCase):
         requests = [f"GET @@/x HTTP/1.1\r\nHost: h\r\n{bunch}\r\n" for bunch in bunches]
         requests += [f"GET @@/x HTTP/1.1\r\nHost: h\r\nConnection: {named}\r\n{bunch}\r\n" for bunch in bunches[:2]]
         chunked = "POST @@/x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n"
-        requests += [f"{chunked}Trailer: {named}\r\n\r\n3\r\nabc\r\n0\r\n{bunch}\r\n" for bunch in bunches]
+        for bunch in bunches:
+            announced = ", ".join(line.partition(":")[0] for line in bunch.splitlines())
+            requests.append(f"{chunked}Trailer: x-t, {announced}\r\n\r\n3\r\nabc\r\n0\r\n{bunch}X-T: behind\r\n\r\n")
         cases = tuple(
             Case(f"forged {number}", data.encode(), (200,), (data.partition("\r\n")[0],), ends=False)
             for number, data in enumerate(requests)
@@ -146,6 +164,9 @@ class SpoofingTests(HostileTestCase):
                 self.assertEqual(request.headers["x_client_name"], ["bob"], backend.name)
                 self.assertEqual(request.headers["x_forwarded_for"], ["127.0.0.1"], backend.name)
         self.assertNotIn(b"forged", b"".join(self.recorder.connections))
+        # What else is announced comes, so that it is not for want of trailers.
+        behind = [request.trailers for request in self.recorder.seen() if request.line.startswith("POST ")]
+        self.assertEqual(behind, [{"x-t": ["behind"]}] * len(bunches))
 
     def test_curl_and_httpx(self) -> None:
         """Clients that people have: their headers arrive but for those that speak of who they are, and answers are their own."""
@@ -190,6 +211,9 @@ def by_h11(data: bytes) -> list[tuple[str, bytes]]:
         elif isinstance(event, h11.EndOfMessage):
             reader.send(h11.Response(status_code=200, headers=[("content-length", "0")]))
             reader.send(h11.EndOfMessage())
+            if reader.our_state is h11.MUST_CLOSE:
+                # It was asked to be the last one.
+                return found if not reader.trailing_data[0] else [*found, ("more", b"")]
             reader.start_next_cycle()
     return found
 

@@ -27,6 +27,8 @@ idle_timeout = 2
 """
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+#: A part of an answer that has announced trailers.
+TRAILED = OK + b"Trailer: X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n"
 EVIL = answer(b"evil")
 
 
@@ -125,7 +127,19 @@ WAYS = (
     then("a-negative-chunk", CHUNKED + b"2\r\nhi\r\n", b"-2\r\nhi\r\n0\r\n\r\n", "it cannot be read"),
     then("a-short-body", OK + b"Content-Length: 9\r\n\r\nhi", b"", "the connection ended before it did"),
     then("chunks-without-end", CHUNKED + b"2\r\nhi\r\n", b"", "the connection ended before it did"),
-    then("endless-trailers", CHUNKED + b"2\r\nhi\r\n", b"0\r\nX: " + b"x" * 400_000, "its head is too large"),
+    then("endless-trailers", TRAILED, b"0\r\nX: " + b"x" * 400_000, "its head is too large"),
+    then("many-trailers", TRAILED, b"0\r\n" + b"X: y\r\n" * 501 + b"\r\n" + EVIL, "its trailers are too large"),
+    then("large-trailers", TRAILED, b"0\r\n" + b"X: filler filler filler\r\n" * 20_000 + b"\r\n" + EVIL, "too large"),
+    then("trailers-without-end", TRAILED, b"0\r\nX: y\r\n", "the connection ended before it did"),
+    then("half-a-trailer", TRAILED, b"0\r\nX: y", "the connection ended before it did"),
+    then("a-length-in-a-trailer", TRAILED, b"0\r\nX: y\r\nContent-Length: 4\r\n\r\n" + EVIL, "cannot be read|two ways"),
+    then("a-coding-in-a-trailer", TRAILED, b"0\r\nTransfer-Encoding: chunked\r\n\r\n" + EVIL, "cannot be read|two ways"),
+    then("a-close-in-a-trailer", TRAILED, b"0\r\nConnection: close\r\n\r\n" + EVIL, "two ways"),
+    then("an-upgrade-in-a-trailer", TRAILED, b"0\r\nUpgrade: websocket\r\n\r\n" + EVIL, "two ways"),
+    then("splitting-a-trailer", TRAILED, b"0\r\nX: a\rSet-Cookie: b=c\r\n\r\n" + EVIL, "it cannot be read"),
+    then("nul-in-a-trailer", TRAILED, b"0\r\nX: a\x00b\r\n\r\n" + EVIL, "it cannot be read"),
+    then("a-folded-trailer", TRAILED, b"0\r\nX: a\r\n b\r\n\r\n" + EVIL, "it cannot be read"),
+    then("a-trailer-with-a-bare-line-end", TRAILED, b"0\r\nX: y\n\r\n" + EVIL, "it cannot be read"),
     Way(
         "stops",
         lambda session: session.send(OK + b"Content-Length: 9\r\n\r\nhi").hang(),
@@ -226,7 +240,9 @@ class MisbehavingTests(MisbehavingTestCase):
             client = self.connect()
             self.echoed(client, f"before-{number}")
             ident = f"id-{number}"
-            client.send(f"{way.method} /{way.name}/{ident} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+            # Every other client takes trailers.
+            takes = "TE: trailers\r\n" if number % 2 else ""
+            client.send(f"{way.method} /{way.name}/{ident} HTTP/1.1\r\nHost: h\r\n{takes}\r\n".encode())
             if way.status is None:
                 self.assertTrue(client.receive().startswith(b"HTTP/1.1 200 OK\r\n"), way.name)
                 self.backend.go.set()
