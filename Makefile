@@ -29,7 +29,7 @@ serve: $(venv)/.installed-serve
 	exec $(bin)/twistd -n mtlsd --port $(PORT) --access-log - --enrol on --renew on
 
 # Servers that the tests start are measured too (pyproject.toml), hence `combine`.
-test: $(venv)/.installed-test $(venv)/node/.installed
+test: $(venv)/.installed-check $(venv)/node/.installed
 	$(bin)/coverage erase
 	$(bin)/coverage run -m twisted.trial --temp-directory $(venv)/trial tests
 	$(bin)/coverage combine --quiet
@@ -41,7 +41,7 @@ check: $(venv)/.installed-check
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 
-fuzz: $(venv)/.installed-test
+fuzz: $(venv)/.installed-check
 	$(bin)/python -m tests.fuzz --seconds 60
 	$(bin)/python benchmarks/soak.py --connections 5000
 
