@@ -10,6 +10,7 @@ import subprocess
 
 from tests.acceptance.harness import (
     BIN,
+    DEADLINE,
     AcceptanceTestCase,
     Output,
     Server,
@@ -126,7 +127,7 @@ class ApplicationTestCase(AcceptanceTestCase):
     def stop(self, process: subprocess.Popen[str]) -> None:
         """As an operator does: a master that is killed leaves its workers behind."""
         process.terminate()
-        process.wait(20)
+        process.wait(DEADLINE)
 
     def door(self) -> Server:
         return self.serve("--config", "mtlsd.toml")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlsd.identity import Certificate
-from tests.acceptance.harness import BIN, AcceptanceTestCase, Output, Server, end, environment, poll, reserve_port, run
+from tests.acceptance.harness import BIN, DEADLINE, AcceptanceTestCase, Output, Server, end, environment, poll, reserve_port, run
 from tests.markdown import Block, blocks, page, rows, section
 from tests.pki import Pair, make_pair
 
@@ -125,7 +125,7 @@ class MigratingTestCase(AcceptanceTestCase):
 
         def stop() -> None:
             process.terminate()
-            process.wait(20)
+            process.wait(DEADLINE)
 
         self.addCleanup(stop)
         return said
