@@ -9,6 +9,8 @@
 
 PYTHON ?= python3
 PORT ?= 9443
+# Processes that share the tests among them: much of the time is spent waiting for servers.
+JOBS ?= $(shell nproc 2>/dev/null || echo 1)
 
 venv := .venv
 bin := $(venv)/bin
@@ -19,7 +21,7 @@ peers := node:nodejs npm:npm nginx:nginx-light caddy:caddy
 # A Python that has gone (an upgrade of the system, a folder that was moved) means: install again.
 $(shell $(bin)/python -c '' 2>/dev/null || rm -f $(venv)/.installed-*)
 
-.PHONY: help serve test check fuzz format mutate bench scenes clean tools peers
+.PHONY: help serve test check fuzz dice-1 dice-2 soak format mutate bench scenes clean tools peers
 .DELETE_ON_ERROR:
 
 help: tools
@@ -30,9 +32,9 @@ serve: $(venv)/.installed-serve
 	exec $(bin)/twistd -n mtlsd --port $(PORT) --access-log - --enrol on --renew on
 
 # Servers that the tests start are measured too (pyproject.toml), hence `combine`.
-test: $(venv)/.installed-test $(venv)/node/.installed
+test: $(venv)/.installed-check $(venv)/node/.installed
 	$(bin)/coverage erase
-	$(bin)/coverage run -m twisted.trial --temp-directory $(venv)/trial tests
+	$(bin)/coverage run -m twisted.trial --jobs $(JOBS) --temp-directory $(venv)/trial tests
 	$(bin)/coverage combine --quiet
 	$(bin)/coverage json --quiet -o $(venv)/coverage.json
 	$(bin)/python .ci/floors.py $(venv)/coverage.json
@@ -42,8 +44,13 @@ check: $(venv)/.installed-check
 	$(bin)/ruff format --check .
 	$(bin)/mypy
 
-fuzz: $(venv)/.installed-test
-	$(bin)/python -m tests.fuzz --seconds 60
+fuzz: dice-1 dice-2 soak
+
+# A minute in all; with `make --jobs=2` two processors share it.
+dice-1 dice-2: $(venv)/.installed-check
+	$(bin)/python -m tests.fuzz --seconds 30
+
+soak: $(venv)/.installed-check
 	$(bin)/python benchmarks/soak.py --connections 5000
 
 # Servers that are not there (nginx: apt-get install nginx) are left out; the load client wants gcc and libssl-dev.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Output, environment, poll
+from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Output, environment, poll, reserve_port
 
 #: One connection to a :class:`ScriptedServer`: the socket, and how many came before it.
 Script = Callable[[socket.socket, int], object]
@@ -292,19 +292,11 @@ def nginx(test: AcceptanceTestCase) -> Program:
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     if program is None:
         raise AssertionError("nginx is missing; to put it right: apt-get install nginx-light")
-    port = free_port()
+    port = reserve_port(test)
     names = "".join(f'["{name}", "$http_{name}"], ' for name in _NGINX_NAMES)
     (test.folder / "nginx.conf").write_text(NGINX.format(port=port, names=names))
     arguments = [program, "-e", "stderr", "-p", str(test.folder), "-c", "nginx.conf"]
     return Program(test, "nginx", arguments, "start worker process", port)
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def settled(backend: Recorder | Program, count: int) -> list[Seen]:

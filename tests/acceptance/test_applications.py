@@ -5,13 +5,22 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import socket
 import subprocess
-import tempfile
-from pathlib import Path
 
-from tests.acceptance.harness import BIN, AcceptanceTestCase, Output, Server, end, environment, free_port, poll, run
+from tests.acceptance.harness import (
+    BIN,
+    DEADLINE,
+    AcceptanceTestCase,
+    Output,
+    Server,
+    end,
+    environment,
+    poll,
+    reserve_port,
+    run,
+    short_folder,
+)
 from tests.markdown import Block, blocks, page, section
 
 PAGE = "docs/applications.md"
@@ -52,16 +61,14 @@ class ApplicationTestCase(AcceptanceTestCase):
         super().setUp()
         self.alice = self.new_client("alice")
         self.bob = self.new_client("bob")
-        # A unix socket's path has 107 bytes at most, and trial's folders are long.
-        self.run_folder = Path(tempfile.mkdtemp(prefix="mtlsd-"))
-        self.addCleanup(shutil.rmtree, self.run_folder)
+        self.run_folder = short_folder(self)
         self.ports: dict[str, str] = {}
 
     def here(self, text: str) -> str:
         """Return *text* with the ports and the folder of this test instead of the page's, which may be taken."""
 
         def port(found: re.Match[str]) -> str:
-            return self.ports.setdefault(found[0], str(free_port()))
+            return self.ports.setdefault(found[0], str(reserve_port(self)))
 
         return re.sub(r"\b80\d\d\b", port, text).replace("/run/site", str(self.run_folder))
 
@@ -120,7 +127,7 @@ class ApplicationTestCase(AcceptanceTestCase):
     def stop(self, process: subprocess.Popen[str]) -> None:
         """As an operator does: a master that is killed leaves its workers behind."""
         process.terminate()
-        process.wait(20)
+        process.wait(DEADLINE)
 
     def door(self) -> Server:
         return self.serve("--config", "mtlsd.toml")

@@ -47,7 +47,7 @@ class ExpiryTests(AcceptanceTestCase):
         with TlsClient(server.port, self.alice) as client:
             self.assertEqual(client.ask().status, 200)
             # The beat that cuts it is the one that would have warned.
-            client.wait_until_cut(within=20)
+            client.wait_until_cut()
         self.assertEqual(server.stop(), 0)
         self.assertEqual(self.warnings(server, ": certificate "), [])
 

@@ -29,7 +29,18 @@ from mtlsd.enrol.invitation import Invitation, read_invitation
 from mtlsd.enrol.invites import Invites
 from mtlsd.protocols import HTTP, JOIN
 from mtlsd.registry.founding import server_certificate
-from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Server, command, end, environment, poll, run
+from tests.acceptance.harness import (
+    DEADLINE,
+    AcceptanceTestCase,
+    Server,
+    command,
+    end,
+    environment,
+    poll,
+    read_events,
+    reserve_port,
+    run,
+)
 from tests.acceptance.peers import Cut, TlsClient
 from tests.pki import Pair, make_pair, new_key
 
@@ -144,8 +155,7 @@ class JoinTestCase(AcceptanceTestCase):
         return sorted(path.stem for path in (self.certs / "authorized").glob("*.pem"))
 
     def ledger(self, kind: str) -> list[dict[str, Any]]:
-        lines = (self.certs / "ledger.jsonl").read_text().splitlines()
-        return [event for event in map(json.loads, lines) if event["event"] == kind]
+        return read_events(self.certs / "ledger.jsonl", kind)
 
     def reason(self, client: TlsClient) -> str:
         reason: str = self.server.verdict_on(client.own_port)["reason"]
@@ -456,6 +466,8 @@ class AttackTests(JoinTestCase):
             with contextlib.suppress(Cut):
                 client.send(request_with(number.to_bytes(16, "big")))
             answers.append(json.loads(client.receive())["error"])
+            # As `mtlsd join` does: whoever does not hang up holds a stop for some seconds.
+            client.close()
         self.assertEqual(answers, ["refused"] * 10 + ["later"] * 2)
         self.not_joined("too many failed joins came from this address: try again in a minute", line)
         self.assertEqual(len(list((self.certs / "invites").iterdir())), 1)
@@ -493,7 +505,8 @@ class AttackTests(JoinTestCase):
         client = self.asking(make_pair("mallory", key=new_key())).handshake()
         client.send(b"{")
         self.assertEqual(self.curl_as("alice", self.server).returncode, 0)
-        self.assertGreater(client.wait_until_cut(), 5)
+        self.assertEqual(self.server.events("rejected"), [])
+        client.wait_until_cut()
         self.assertEqual(self.reason(client), "timeout")
 
     def test_the_secret_is_in_no_log(self) -> None:
@@ -517,7 +530,7 @@ class InterruptedTests(JoinTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.start()
+        self.start("--port", str(reserve_port(self)))
         self.line = self.invite()
         self.lock = os.open(self.certs / ".lock", os.O_RDWR)
         fcntl.flock(self.lock, fcntl.LOCK_EX)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlsd.identity import Certificate
-from tests.acceptance.harness import BIN, AcceptanceTestCase, Output, Server, end, environment, free_port, poll, run
+from tests.acceptance.harness import BIN, DEADLINE, AcceptanceTestCase, Output, Server, end, environment, poll, reserve_port, run
 from tests.markdown import Block, blocks, page, rows, section
 from tests.pki import Pair, make_pair
 
@@ -48,6 +48,8 @@ class Backend(BaseHTTPRequestHandler):
     """Answers with where it was asked for what, by whom, and with the headers as they came."""
 
     protocol_version = "HTTP/1.1"
+    # It writes head and body one by one, and each body would wait 40 ms for an acknowledgement of its head.
+    disable_nagle_algorithm = True
     server: Any
 
     def answer(self) -> None:
@@ -123,7 +125,7 @@ class MigratingTestCase(AcceptanceTestCase):
 
         def stop() -> None:
             process.terminate()
-            process.wait(20)
+            process.wait(DEADLINE)
 
         self.addCleanup(stop)
         return said
@@ -140,7 +142,7 @@ class MigratingTestCase(AcceptanceTestCase):
 
     def nginx(self) -> str:
         """Start the example for nginx, and return its address."""
-        port = str(free_port())
+        port = str(reserve_port(self))
         text = self.put("nginx.conf").replace("listen 443 ssl", f"listen 127.0.0.1:{port} ssl")
         # Where nginx may write, whoever runs it.
         for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"):
@@ -152,7 +154,7 @@ class MigratingTestCase(AcceptanceTestCase):
 
     def caddy(self) -> str:
         """Start the example for Caddy, and return its address."""
-        port = str(free_port())
+        port = str(reserve_port(self))
         text = self.put("Caddyfile").replace("https://localhost:443 {", f"https://localhost:{port} {{\n\tbind 127.0.0.1")
         (self.folder / "Caddyfile").write_text(text)
         said = self.start("caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile")

@@ -253,7 +253,9 @@ class MisbehavingTests(MisbehavingTestCase):
                 if way.status == 200 and way.method == "GET":
                     self.assertEqual(answered[1], ident.encode(), way.name)
                 self.echoed(client, f"after-{number}")
+            client.close()
             self.echoed(other, f"other-{number}")
+        other.close()
         self.assertEqual(self.server.stop(), 0)
         self.assert_quiet(self.server)
         for number, way in enumerate(WAYS):

@@ -10,13 +10,12 @@ import socket
 import struct
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, cast
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.proxy.backend import watch
-from tests.acceptance.harness import AcceptanceTestCase, Server, poll
+from tests.acceptance.harness import AcceptanceTestCase, Server, poll, reserve_port, short_folder
 from tests.acceptance.peers import TlsClient
 
 PIECE = b"0123456789abcdef" * 4096
@@ -69,6 +68,12 @@ class Backend(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+class TcpBackend(Backend):
+    """Sends at once: it writes head and body one by one, and each body would wait 40 ms for an acknowledgement of its head."""
+
+    disable_nagle_algorithm = True
+
+
 class TcpServer(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -91,17 +96,9 @@ class ProxyTests(AcceptanceTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.alice = self.new_client("alice")
-        self.backend = self.start_backend(TcpServer(("127.0.0.1", 0), Backend))
-        self.other = self.start_backend(UnixServer(cast(Any, str(self.short_path())), Backend))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.nobody = probe.getsockname()[1]
-
-    def short_path(self) -> Path:
-        # A unix socket's path has 107 bytes at most, and trial's folders are long.
-        os.symlink(self.folder, link := f"/tmp/mtlsd-{os.getpid()}")
-        self.addCleanup(os.unlink, link)
-        return Path(link) / "app.sock"
+        self.backend = self.start_backend(TcpServer(("127.0.0.1", 0), TcpBackend))
+        self.other = self.start_backend(UnixServer(cast(Any, str(short_folder(self) / "app.sock")), Backend))
+        self.nobody = reserve_port(self)
 
     def start_backend(self, server: Any) -> Any:
         server.seen, server.sent = [], 0

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.acceptance.harness import DEADLINE, ROOT, Output, free_port, poll
+from tests.acceptance.harness import DEADLINE, ROOT, Output, poll, reserve_port
 from tests.markdown import Block, page
 from tests.markdown import blocks as blocks_of
 
@@ -180,8 +180,7 @@ class ReadmeTests(SynchronousTestCase):
         # The README's ports may be taken here.
         ports = {
             "9443": log.wait_for(r"listening on \S+:(\d+) for ", within=INSTALLING)[1],
-            "9444": str(free_port()),
-            **{port: str(free_port()) for port in ("9445", "8000", "8001")},
+            **{port: str(reserve_port(self)) for port in ("9444", "9445", "8000", "8001")},
         }
         terminal = Terminal(folder)
         self.addCleanup(terminal.close)

@@ -9,7 +9,7 @@ from typing import Any
 
 from OpenSSL import SSL
 
-from tests.acceptance.harness import AcceptanceTestCase, Server, poll
+from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Server, poll
 from tests.acceptance.peers import Cut, TlsClient, flip_certificate_verify, make_context
 from tests.pki import Pair, make_pair, new_key
 
@@ -118,7 +118,7 @@ class NoTlsTests(RefusalTestCase):
     """Peers that never come to show a certificate."""
 
     def talk(self, data: bytes) -> None:
-        with socket.create_connection(("127.0.0.1", self.server.port), 20) as peer:
+        with socket.create_connection(("127.0.0.1", self.server.port), DEADLINE) as peer:
             peer.sendall(data)
             if data:
                 try:

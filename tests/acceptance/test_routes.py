@@ -241,7 +241,7 @@ class SlowClientTests(AcceptanceTestCase):
         self.alice = self.new_client("alice")
         (self.folder / "large.py").write_text(LARGE)
         self.config = self.write(self.folder / "mtlsd.toml", b'[[route]]\npath = "/"\nallow = ["*"]\nwsgi = "large:app"\n')
-        self.server = self.serve("--config", self.config, "--drain-timeout", "1")
+        self.server = self.serve("--config", self.config, "--drain-timeout", "0.2")
 
     def counts(self) -> tuple[int, int]:
         """Return how many pieces the application has made, and how many of its answers were closed."""
@@ -300,5 +300,5 @@ class SlowClientTests(AcceptanceTestCase):
                 self.server.signal(signal.SIGTERM)
                 client.wait_until_cut()
             self.assertEqual(self.server.wait(), 0)
-            self.server = self.serve("--config", self.config, "--drain-timeout", "1")
+            self.server = self.serve("--config", self.config, "--drain-timeout", "0.2")
         self.assertEqual(self.server.stop(), 0)

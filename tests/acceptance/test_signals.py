@@ -7,7 +7,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from tests.acceptance.harness import DEADLINE, end, environment, poll, port_in
+from tests.acceptance.harness import DEADLINE, end, environment, poll, port_in, reserve_port
 from tests.acceptance.peers import Cut, TlsClient
 from tests.acceptance.test_revocation import SlowSiteTestCase
 from tests.pki import Pair, make_pair, new_key
@@ -24,7 +24,8 @@ class StopTests(SlowSiteTestCase):
 
     def test_idle(self) -> None:
         """systemd would call every stop a failure (143), or wait for its own timeout."""
-        server = self.serve()
+        # This client does not hang up in return.
+        server = self.serve("--close-timeout", "0.5")
         with TlsClient(server.port, self.alice) as client:
             self.assertEqual(client.ask().status, 200)
             self.assertEqual(server.stop(), 0)
@@ -33,7 +34,8 @@ class StopTests(SlowSiteTestCase):
 
     def test_response_in_flight(self) -> None:
         """Every restart would break the answers that are on their way."""
-        server = self.serve_slowly()
+        # Reserved, so that nobody else listens there afterwards.
+        server = self.serve_slowly("--port", str(reserve_port(self)))
         busy, idle = self.connect(server, self.alice), self.connect(server, self.alice)
         self.assertEqual(idle.ask("/hello").status, 200)
         busy.send(HELD)
@@ -43,6 +45,7 @@ class StopTests(SlowSiteTestCase):
         server.log.wait_for("no longer listening")
         # The idle one is let go at once, nobody new comes in, and the answer goes on.
         idle.wait_until_cut()
+        idle.close()
         self.assertRaises(ConnectionRefusedError, TlsClient, server.port, self.alice)
         self.assertIsNone(server.process.poll())
         self.release.touch()
@@ -52,6 +55,7 @@ class StopTests(SlowSiteTestCase):
                 rest += busy.receive()
         except Cut:
             pass
+        busy.close()
         self.assertTrue((head + rest).endswith(b"\r\n\r\nfirst-last"), head + rest)
         self.assertEqual(server.wait(), 0)
         self.assert_quiet(server)
@@ -82,7 +86,7 @@ class StopTests(SlowSiteTestCase):
 
     def test_unfinished_handshake(self) -> None:
         """A port scanner would hold the restart, or be missing from the log."""
-        server = self.serve("--handshake-timeout", "600")
+        server = self.serve("--handshake-timeout", "600", "--close-timeout", "0.5")
         silent = TlsClient(server.port, self.alice)
         self.addCleanup(silent.socket.close)
         with TlsClient(server.port, self.alice) as client:

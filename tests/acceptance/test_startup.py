@@ -7,7 +7,7 @@ import socket
 
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
-from tests.acceptance.harness import AcceptanceTestCase, run
+from tests.acceptance.harness import AcceptanceTestCase, reserve_port, run
 from tests.pki import make_pair, new_key
 
 
@@ -135,9 +135,10 @@ class TakenPortTests(AcceptanceTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.put_server_pair()
-        self.taken = socket.create_server(("127.0.0.1", 0))
+        # Reserved, for it has to be free again once it is not taken any more.
+        self.port = reserve_port(self)
+        self.taken = socket.create_server(("127.0.0.1", self.port))
         self.addCleanup(self.taken.close)
-        self.port = self.taken.getsockname()[1]
 
     def fails(self, *twistd: str) -> None:
         done = run(self.arguments("--port", str(self.port), twistd=twistd), cwd=self.folder)

@@ -17,7 +17,7 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from tests.acceptance.harness import DEADLINE, PROMISE, AcceptanceTestCase, Output, Server, end, environment, poll
+from tests.acceptance.harness import DEADLINE, PROMISE, AcceptanceTestCase, Output, Server, end, environment, poll, short_folder
 from tests.acceptance.peers import Cut, TlsClient
 
 APPLICATION = """
@@ -120,12 +120,6 @@ class UpgradedTestCase(AcceptanceTestCase):
         # Clients of these tests look at what the door does, and do not hang up in return.
         return self.serve("--config", "mtlsd.toml", "--access-log", "access.log", "--close-timeout", "0.5", *more)
 
-    def short_path(self, name: str) -> Path:
-        # A unix socket's path has 107 bytes at most, and trial's folders are long.
-        os.symlink(self.folder, link := f"/tmp/mtlsd-{os.getpid()}-{name}")
-        self.addCleanup(os.unlink, link)
-        return Path(link) / name
-
 
 class WebSocketTests(UpgradedTestCase):
     """An application that knows nothing of certificates, and clients that know nothing of a door."""
@@ -175,7 +169,7 @@ class WebSocketTests(UpgradedTestCase):
         sizes = (0, 1, 125, 126, 65_535, 65_536, 100_003, 1 << 20)
         for upstream in (self.upstream, None):
             if upstream is None:
-                path = self.short_path("app.sock")
+                path = short_folder(self) / "app.sock"
                 self.start_application("--uds", str(path))
                 self.configure(CONFIG.format(upstream=f"http+unix:{path}"))
                 server.signal(signal.SIGHUP)
@@ -417,7 +411,7 @@ class RawTests(UpgradedTestCase):
 
     def test_half_closed(self) -> None:
         """`docker exec -i` and its like: the input ends, and the output is still to come."""
-        path = self.short_path("raw.sock")
+        path = short_folder(self) / "raw.sock"
         unix = socket.socket(socket.AF_UNIX)
         self.addCleanup(unix.close)
         unix.bind(str(path))
@@ -482,17 +476,21 @@ class RawTests(UpgradedTestCase):
         """A peer that is gone without a word is found by the kernel, which has to be told to look for it (and when)."""
         server = self.start_door()
         client, _ = self.upgraded(server)
-        for remote in (client.own_port, self.port):
+        # By both ports where both are known: another connection on this machine may have one of them.
+        for own, remote in ((server.port, client.own_port), (None, self.port)):
             # Until the last bytes are acknowledged, it is the timer for sending them again.
-            due = poll(f"probes to port {remote}", lambda remote=remote: probes_to(remote))  # type: ignore[misc]
+            due = poll(f"probes to port {remote}", lambda own=own, remote=remote: probes_to(remote, own))  # type: ignore[misc]
             assert due is not None
             self.assertLessEqual(due, 60)
         self.assertEqual(server.stop(), 0)
 
 
-def probes_to(port: int) -> float | None:
-    """Return the seconds to the next probe on the connection to a port of the loopback interface; ``None``: there is none."""
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    (found,) = [line.split() for line in lines if line.split()[2].endswith(f":{port:04X}") and line.split()[3] == "01"]
-    timer, due = found[5].split(":")
-    return int(due, 16) / os.sysconf("SC_CLK_TCK") if timer == "02" else None
+def probes_to(port: int, own: int | None) -> float | None:
+    """Return the seconds to the next probe on the connection (from *own*) to a port of loopback; ``None``: there is none."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    for _, local, remote, state, _, timer, *_ in lines:
+        if state == "01" and remote.endswith(f":{port:04X}") and (own is None or local.endswith(f":{own:04X}")):
+            kind, due = timer.split(":")
+            return int(due, 16) / os.sysconf("SC_CLK_TCK") if kind == "02" else None
+    # The kernel hands that list out piece by piece: while others come and go, a line may be missing.
+    return None

@@ -8,8 +8,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from tests.acceptance.backends import Reader, ScriptedServer, answer, free_port
-from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Server, poll
+from tests.acceptance.backends import Reader, ScriptedServer, answer
+from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Server, poll, reserve_port
 from tests.acceptance.peers import Cut, Response, TlsClient
 
 EVIL = answer(b"evil")
@@ -97,7 +97,7 @@ class PoolTests(UpstreamsTestCase):
 
     def test_after_an_upload(self) -> None:
         """A body that had to wait for its server leaves a connection on which the next request is heard, whatever came of it."""
-        backend, nobody = Counting(), free_port()
+        backend, nobody = Counting(), reserve_port(self)
         server = self.start(backend, more=ROUTE.format(upstreams=f'"http://127.0.0.1:{nobody}"').replace('"/"', '"/nobody"'))
         with TlsClient(server.port, self.alice) as client:
             for number, size in enumerate((1, 70_000, 100_000, 300_000, 3_000_000) * 4):
@@ -131,7 +131,8 @@ class SeveralTests(UpstreamsTestCase):
 
     def test_killed_and_started_again(self) -> None:
         """One of two servers is updated in the middle of the day: no idempotent request fails, and none of the others is done twice."""
-        backends = [Counting(), Counting()]
+        # The first comes back on its own port.
+        backends = [Counting(port=reserve_port(self)), Counting()]
         server = self.start(*backends)
         over = threading.Event()
         wrong: list[str] = []
