@@ -81,6 +81,46 @@ class ExpiryWatch:
         )
 
 
+class OwnExpiryWatch:
+    """Says once a day that the server's own certificate comes to its end, or that it has."""
+
+    def __init__(
+        self,
+        ends: Callable[[], datetime],
+        now: Callable[[], datetime],
+        seconds: Callable[[], float],
+        ahead: timedelta,
+        remedy: str,
+        log: Logger | None = None,
+    ) -> None:
+        """*ends* tells when; for the rest see :class:`ExpiryWatch`.  *remedy* is what puts it right."""
+        self._ends = ends
+        self._now = now
+        self._seconds = seconds
+        self._ahead = ahead
+        self._remedy = remedy
+        self._due = float("-inf")
+        self._log = log or Logger()
+
+    def beat(self) -> None:
+        """To be called once a second."""
+        if self._seconds() < self._due:
+            return
+        self._due = self._seconds() + DAY
+        ends, now = self._ends(), self._now()
+        if ends <= now:
+            self._log.error(
+                "the server's certificate ended on {end}; to put it right: {remedy}", end=f"{ends:%Y-%m-%d}", remedy=self._remedy
+            )
+        elif ends <= now + self._ahead:
+            self._log.warn(
+                "the server's certificate ends on {end} ({left}); to put it right: {remedy}",
+                end=f"{ends:%Y-%m-%d}",
+                left=days_left(ends - now),
+                remedy=self._remedy,
+            )
+
+
 @dataclass(slots=True)
 class _Round:
     """One look at all of a snapshot; ``soonest`` are the first to end, in their order, ``count`` is how many there are."""

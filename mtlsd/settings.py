@@ -98,6 +98,11 @@ class Settings:
         return self.key or self.certs / "serverKey.pem"
 
     @property
+    def next_pair(self) -> Path | None:
+        """The folder of the server's next pair; ``None`` where the pair is not the folder's own, and so not ours to renew."""
+        return self.certs / "next" if self.key is None and self.cert is None else None
+
+    @property
     def cert_path(self) -> Path:
         return self.cert or self.certs / "serverCrt.pem"
 

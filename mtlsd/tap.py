@@ -29,7 +29,7 @@ from mtlsd.enrol.openings import Openings
 from mtlsd.enrol.pending import Pending
 from mtlsd.enrol.renewal import Successions
 from mtlsd.errors import MtlsdError
-from mtlsd.expirywatch import ExpiryWatch
+from mtlsd.expirywatch import ExpiryWatch, OwnExpiryWatch
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.identity import hush_the_parser
 from mtlsd.listen import bind
@@ -41,8 +41,9 @@ from mtlsd.settings import Settings
 from mtlsd.tls.context import AuthorizedClients, ConnectionCreator, make_context, make_options, select_with_join
 from mtlsd.tls.door import Door
 from mtlsd.tls.farewell import Farewells
-from mtlsd.tls.pair import PairWatcher, ServerPair, load_pair
+from mtlsd.tls.pair import PairFiles, Pairs, PairWatcher, ServerPair
 from mtlsd.web.accesslog import AccessLog
+from mtlsd.web.certificates import Announced, ServerCertificates
 from mtlsd.web.renewal import Renew
 from mtlsd.web.router import Resources, Router
 from mtlsd.web.site import Site, make_root
@@ -116,7 +117,8 @@ def _wire(
     seconds = time.monotonic
 
     workers = Workers(reactor)
-    pair = load_pair(settings.key_path, settings.cert_path)
+    pairs = PairWatcher(PairFiles(settings.key_path, settings.cert_path, settings.next_pair, _now), seconds)
+    pair = pairs.pairs.current
     registry = DirectoryRegistry(
         settings.certs,
         seconds=seconds,
@@ -139,7 +141,7 @@ def _wire(
     deadlines = Deadlines(seconds)
     sink = Fanout(sinks)
     successions = _successions(settings, registry, sink, workers, seconds)
-    own = make_root(renew=Renew(successions) if settings.renew else None) if root is None else root
+    own = _own_root(settings, pairs, successions) if root is None else root
     site = Site(
         own,
         settings=settings,
@@ -199,8 +201,7 @@ def _wire(
     def use(fresh: ServerPair) -> None:
         creator.context = make_context(_options_for(fresh, clients, settings), clients, select)
 
-    if pair.facts.not_after < _now():
-        log.error("{path}: the server's certificate ended on {end}", path=settings.cert_path, end=pair.facts.not_after)
+    pairs.hand_to(use)
 
     return FrontDoor(
         reactor=reactor,
@@ -214,20 +215,41 @@ def _wire(
         ),
         door=door,
         registry=registry,
-        pair=PairWatcher(settings.key_path, settings.cert_path, use, seconds),
+        pair=pairs,
         config=watcher,
         pending=pending,
         joins=joins,
         successions=successions if settings.renew else None,
-        heartbeat=_heartbeat(settings, registry, reactor, seconds),
+        heartbeat=_heartbeat(settings, registry, pairs, reactor, seconds),
         files=files,
         drain_timeout=settings.drain_timeout,
         early=early,
     )
 
 
-def _heartbeat(settings: Settings, registry: DirectoryRegistry, reactor: Any, seconds: Callable[[], float]) -> Heartbeat:
+def _own_root(settings: Settings, pairs: PairWatcher, successions: Successions) -> IResource:
+    below: dict[bytes, IResource] = {b"server": ServerCertificates(lambda: _announced(pairs.pairs))}
+    if settings.renew:
+        below[b"renew"] = Renew(successions)
+    return make_root(below=below)
+
+
+def _announced(pairs: Pairs) -> tuple[Announced, ...]:
+    """Return what clients are told of the server's certificates."""
+    current = Announced(pairs.current.facts, pairs.current.pem())
+    return (
+        (current,)
+        if pairs.upcoming is None
+        else (current, Announced(pairs.upcoming.pair.facts, pairs.upcoming.pair.pem(), pairs.upcoming.since))
+    )
+
+
+def _heartbeat(
+    settings: Settings, registry: DirectoryRegistry, pairs: PairWatcher, reactor: Any, seconds: Callable[[], float]
+) -> Heartbeat:
     heartbeat = Heartbeat(reactor, seconds)
+    remedy = "mtlsd init --renew" if settings.next_pair is not None else f"put another pair in the place of {settings.cert_path}"
+    heartbeat.add(OwnExpiryWatch(lambda: pairs.ends, _now, seconds, settings.expiry_warning, remedy).beat)
     if settings.expiry_warning:
         heartbeat.add(ExpiryWatch(registry.snapshot, _now, seconds, settings.expiry_warning, renews=settings.renew).beat)
     return heartbeat

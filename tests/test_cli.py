@@ -216,8 +216,8 @@ class InitTests(Base):
     def test_odd_machine(self) -> None:
         """Lost: init on a machine whose name no certificate can hold, or whose resolver answers with an address."""
         with (
-            patch("mtlsd.cli.commands.socket.gethostname", return_value="my machine"),
-            patch("mtlsd.cli.commands.socket.getfqdn", return_value="1.0.0.127.in-addr.arpa"),
+            patch("mtlsd.cli.founding.socket.gethostname", return_value="my machine"),
+            patch("mtlsd.cli.founding.socket.getfqdn", return_value="1.0.0.127.in-addr.arpa"),
         ):
             self.assertIn("good for localhost, 127.0.0.1, ::1, until", self.done("init"))
 

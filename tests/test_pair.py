@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
@@ -13,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from mtlsd.errors import CertificateError
-from mtlsd.tls.pair import PairWatcher, ServerPair, load_pair
+from mtlsd.registry.nextpair import FROM, NEXT
+from mtlsd.tls.pair import PairFiles, PairWatcher, ServerPair, load_pair
 from tests.pki import Pair, make_pair, new_key
 
 
@@ -128,15 +130,32 @@ class PairWatcherTests(PairCase):
         super().setUp()
         self.clock = Clock()
         self.used: list[ServerPair] = []
-        self.watcher = PairWatcher(self.key, self.cert, self.used.append, self.clock.seconds)
+        self.moment = datetime(2026, 11, 25, 12, tzinfo=UTC)
+        self.next = self.folder / NEXT
+        self.watcher = PairWatcher(self.files(), self.clock.seconds)
+        self.watcher.hand_to(self.used.append)
         self.lines: list[str] = []
 
         @implementer(ILogObserver)
         def keep(event: LogEvent) -> None:
-            self.lines.append(str(event.get("log_level")) + str(event.get("wrong", "")))
+            self.lines.append(str(event.get("log_level")) + str(event.get("log_format")).format(**event))
 
         globalLogPublisher.addObserver(keep)
         self.addCleanup(globalLogPublisher.removeObserver, keep)
+
+    def files(self) -> PairFiles:
+        return PairFiles(self.key, self.cert, self.next, lambda: self.moment + timedelta(seconds=self.clock.seconds()))
+
+    def put_next(self, pair: Pair, since: datetime) -> None:
+        """Put a next pair in its place, as `mtlsd init --renew` does: by one rename."""
+        made = self.folder / "made"
+        made.mkdir(0o700)
+        pair.write(made, "server")
+        (made / FROM).write_text(f"{since:%Y-%m-%dT%H:%M:%SZ}\n")
+        made.rename(self.next)
+
+    def fingerprints(self) -> list[str]:
+        return [pair.facts.fingerprint for pair in self.used]
 
     def beats(self, count: int) -> None:
         for _ in range(count):
@@ -189,8 +208,8 @@ class PairWatcherTests(PairCase):
         def refuse(pair: ServerPair) -> None:
             raise SSL.Error([("SSL routines", "", "no")])
 
-        watcher = PairWatcher(self.key, self.cert, refuse, self.clock.seconds)
-        watcher.reload()
+        self.watcher.hand_to(refuse)
+        self.watcher.reload()
         self.assertEqual(len(self.errors()), 1)
 
     def test_missing(self) -> None:
@@ -208,3 +227,73 @@ class PairWatcherTests(PairCase):
         self.watcher.reload()
         self.assertEqual(len(self.errors()), 2)
         self.assertEqual(len(self.used), 1)
+
+    def test_next(self) -> None:
+        """A pair that is prepared would be used at once, or never; and every ticket would end when it is prepared."""
+        fresh = make_pair("localhost", key=new_key())
+        self.put_next(fresh, self.moment + timedelta(seconds=10))
+        self.beats(9)
+        self.assertEqual((self.used, self.watcher.pairs.current.facts.fingerprint), ([], self.pair.fingerprint))
+        upcoming = self.watcher.pairs.upcoming
+        assert upcoming is not None
+        self.assertEqual(
+            (upcoming.pair.facts.fingerprint, upcoming.since), (fresh.fingerprint, self.moment + timedelta(seconds=10))
+        )
+        (said,) = self.lines
+        self.assertIn(f"the server's next certificate is {fresh.fingerprint}, from 2026-11-25 12:00:10 UTC on", said)
+        self.beats(20)
+        self.assertEqual((self.fingerprints(), self.watcher.pairs.upcoming), ([fresh.fingerprint], None))
+        self.assertEqual((len(self.lines), self.errors()), (2, []))
+        # A server that starts now has the same.
+        self.assertEqual(self.files().load().current.facts.fingerprint, fresh.fingerprint)
+
+    def test_next_gets_the_usual_names(self) -> None:
+        """Whoever tidies up would bring the old certificate back, which clients have forgotten."""
+        fresh = make_pair("localhost", key=new_key())
+        self.put_next(fresh, self.moment)
+        self.beats(2)
+        self.cert.write_bytes(fresh.pem)
+        self.beats(2)
+        self.key.write_bytes(fresh.key_pem)
+        self.beats(2)
+        self.next.rename(self.folder / "gone")
+        self.beats(2)
+        self.assertEqual({*self.fingerprints()}, {fresh.fingerprint})
+        self.assertEqual((self.watcher.pairs.current.facts.fingerprint, self.errors()), (fresh.fingerprint, []))
+
+    def test_next_that_would_not_serve(self) -> None:
+        """The moment would come, and only then somebody would find out; and the present pair would go with it."""
+        fresh = make_pair("localhost", key=new_key())
+        self.put_next(fresh, self.moment + timedelta(seconds=30))
+        (self.next / "serverKey.pem").write_bytes(self.pair.key_pem)
+        self.beats(3)
+        (wrong,) = self.errors()
+        self.assertIn(f"not the key of {self.next / 'serverCrt.pem'}", wrong)
+        self.assertIn("the server's next pair is not used", wrong)
+        self.beats(40)
+        self.assertEqual((self.used, self.files().load().current.facts.fingerprint), ([], self.pair.fingerprint))
+        (self.next / "serverKey.pem").write_bytes(fresh.key_pem)
+        self.beats(3)
+        self.assertEqual(self.fingerprints(), [fresh.fingerprint])
+
+    def test_next_at_no_moment(self) -> None:
+        """A slip of the pen in the date would be a traceback each second, or mean now."""
+        self.put_next(make_pair("localhost"), self.moment)
+        for text in (b"tomorrow", b"", b"\xff", b"2026-11-25T12:00:00"):
+            (self.next / FROM).write_bytes(text)
+            self.lines.clear()
+            self.watcher.reload()
+            (wrong,) = self.errors()
+            self.assertIn(f"{self.next / FROM}: ", wrong)
+            self.assertEqual(self.watcher.pairs.current.facts.fingerprint, self.pair.fingerprint)
+
+    def test_ends(self) -> None:
+        """The daily warning would go on after the next pair has been prepared, or stop too early."""
+        self.assertEqual(self.watcher.ends, self.pair.certificate.not_valid_after_utc)
+        fresh = make_pair("localhost")
+        for late, ends in ((False, fresh), (True, self.pair)):
+            since = self.pair.certificate.not_valid_after_utc + timedelta(days=1 if late else -1)
+            self.put_next(fresh, since)
+            self.watcher.reload()
+            self.assertEqual(self.watcher.ends, ends.certificate.not_valid_after_utc)
+            self.next.rename(self.folder / f"gone{late}")

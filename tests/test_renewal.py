@@ -73,7 +73,7 @@ class RenewDoor(FolderDoor):
         )
         self.door.used = self.successions.used
         self.door.site = Site(
-            make_root(self.now, Renew(self.successions)),
+            make_root(self.now, {b"renew": Renew(self.successions)}),
             settings=self.settings,
             deadlines=self.deadlines,
             access_log=None,

@@ -21,8 +21,9 @@ from mtlsd.identity import public_key_sha256
 from mtlsd.registry.atomic import Folder, System, Transaction
 from mtlsd.registry.blocks import _checked, pem_of, salvaged, without_block
 from mtlsd.registry.bundle import Offer
-from mtlsd.registry.founding import SERVER_CERTIFICATE, SERVER_KEY, found, server_certificate
+from mtlsd.registry.founding import found
 from mtlsd.registry.knock import Knock, file_of, written
+from mtlsd.registry.nextpair import SERVER_CERTIFICATE, SERVER_KEY, certificate_at
 from mtlsd.registry.room import Change, in_force, looked_at, overruled
 from mtlsd.registry.store import Store
 from tests.pki import Pair, make_pair, new_key
@@ -1198,7 +1199,7 @@ class FoundTests(Base):
         names = (".", "authorized", "revoked", "pending", SERVER_KEY, SERVER_CERTIFICATE)
         modes = [stat.S_IMODE((self.fresh / name).stat().st_mode) for name in names]
         self.assertEqual(modes, [0o755, 0o755, 0o755, 0o700, 0o600, 0o644])
-        self.assertEqual(server_certificate(self.fresh)[1].names, ("localhost", "a.org"))
+        self.assertEqual(certificate_at(self.fresh / SERVER_CERTIFICATE)[1].names, ("localhost", "a.org"))
         self.assertEqual(self.in_force(self.fresh), {})
 
     def test_twice(self) -> None:
@@ -1270,7 +1271,7 @@ class FoundTests(Base):
                             self.assertIn("is missing", str(self.assertRaises(Refused, self.found, folder=folder)))
                             continue
                     self.found(folder=folder)
-                    self.assertEqual(server_certificate(folder)[1].names, ("localhost",))
+                    self.assertEqual(certificate_at(folder / SERVER_CERTIFICATE)[1].names, ("localhost",))
                     self.assertEqual(list(folder.glob(".mtlsd-*")), [])
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-import socket
 import sys
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from mtlsd.applications import looked_over
 from mtlsd.cli.adopting import adopt
 from mtlsd.cli.bundles import export, import_
 from mtlsd.cli.enrolment import approve, dismiss, pending
+from mtlsd.cli.founding import init
 from mtlsd.cli.group import DONE, REFUSED, OneLineGroup, complain
 from mtlsd.cli.history import history
 from mtlsd.cli.invitations import invite, invites, uninvite
@@ -36,8 +35,8 @@ from mtlsd.config import Config, ConfigError, read
 from mtlsd.errors import CertificateError, FolderError, MtlsdError
 from mtlsd.explain import explained
 from mtlsd.identity import LOOKUP_DIGITS, parse_fingerprint
-from mtlsd.keys import MOST_DAYS, read_host
-from mtlsd.registry.founding import SERVER_CERTIFICATE, found, server_certificate
+from mtlsd.keys import MOST_DAYS
+from mtlsd.registry.nextpair import certificate_at, files_in_force
 from mtlsd.registry.pem import PemFile, certificates_in
 from mtlsd.registry.problems import Severity
 from mtlsd.registry.room import ending, in_force, looked_at, overruled
@@ -46,7 +45,6 @@ from mtlsd.text import printable
 
 _PORT = 9443
 _LARGEST = 1 << 20
-_LOOPBACK = ("127.0.0.1", "::1")
 
 _certs_or_configured = click.option(
     "--certs",
@@ -73,40 +71,6 @@ def mtlsd(context: click.Context) -> None:
         context.fail(f"which verb? {', '.join(mtlsd.list_commands(context))}")
 
 
-@mtlsd.command(
-    short_help="Make the folder and the server's own pair.", epilog="Example: mtlsd init --name www.example.org --name 192.0.2.7"
-)
-@click.option(
-    "--name",
-    "names",
-    metavar="HOST",
-    multiple=True,
-    callback=_checked(read_host),
-    help="A host name or address of the server; may be repeated.",
-)
-@click.option(
-    "--days", type=click.IntRange(1, MOST_DAYS), default=825, show_default=True, help="How long the certificate is good."
-)
-@_certs
-def init(names: tuple[str, ...], days: int, certs: Path) -> int:
-    """Make the folder and the server's own pair, unless they are there.
-
-    The certificate is good for localhost, this host's name, the loopback addresses and each HOST.
-    """
-    founded = found(certs, names, _own_hosts(), _now, days)
-    for made in founded.made:
-        click.echo(f"made {printable(str(certs) if made == '.' else str(certs / made))}")
-    certificate = founded.certificate
-    hosts = ", ".join([*founded.hosts.names, *founded.hosts.addresses]) or founded.hosts.common_name or "no host"
-    if not founded.made:
-        click.echo(f"{printable(str(certs))} is ready; nothing had to be made")
-    click.echo(f"the server's certificate: {certificate.fingerprint}")
-    click.echo(f"good for {hosts}, until {certificate.not_after:%Y-%m-%d}")
-    if certificate.not_after < _now():
-        complain(f"{certs / SERVER_CERTIFICATE} has expired: move it and the key away and run mtlsd init again")
-    return DONE
-
-
 @mtlsd.command(short_help="Make a client's pair and authorize it.", epilog="Example: mtlsd new alice --out alice")
 @click.argument("name")
 @click.option(
@@ -131,8 +95,9 @@ def new(name: str, out: Path, days: int, add: bool, certs: Path) -> int:
     status = _report("authorized", pair.change)
     command, host = ["curl"], "localhost"
     try:
-        host = server_certificate(certs)[1].best()
-        command += ["--cacert", str(certs / SERVER_CERTIFICATE)]
+        _, in_force_now = files_in_force(certs, _now())
+        host = certificate_at(in_force_now)[1].best()
+        command += ["--cacert", str(in_force_now)]
     except FileNotFoundError:
         pass
     except CertificateError as error:
@@ -349,16 +314,5 @@ def _shown(file: str) -> str:
     return "standard input" if file == "-" else printable(file)
 
 
-def _own_hosts() -> list[str]:
-    hosts = ["localhost"]
-    for name in (socket.gethostname(), socket.getfqdn()):
-        # A name that no certificate can hold, or that a resolver made of an address, is no name to be reached by.
-        with suppress(ValueError):
-            host = read_host(name)
-            if not host.endswith(".arpa"):
-                hosts.append(host)
-    return list(dict.fromkeys([*hosts, *_LOOPBACK]))
-
-
-for _verb in (adopt, approve, dismiss, export, history, import_, invite, invites, join, pending, renew, uninvite):
+for _verb in (adopt, approve, dismiss, export, history, import_, init, invite, invites, join, pending, renew, uninvite):
     mtlsd.add_command(_verb)

@@ -22,7 +22,7 @@ from mtlsd.enrol.invite import standing
 from mtlsd.enrol.invites import Invites
 from mtlsd.errors import Refused
 from mtlsd.keys import Hosts, read_endpoint
-from mtlsd.registry.founding import certificate_at
+from mtlsd.registry.nextpair import certificate_at, files_in_force
 from mtlsd.registry.room import looked_at
 from mtlsd.settings import load
 from mtlsd.text import printable
@@ -78,7 +78,8 @@ def invite(
     if config_file is None or context.get_parameter_source("certs") is not click.core.ParameterSource.DEFAULT:
         settings = replace(settings, certs=certs)
     try:
-        certificate, hosts = certificate_at(settings.cert_path)
+        here = settings.cert_path if settings.next_pair is None else files_in_force(settings.certs, now())[1]
+        certificate, hosts = certificate_at(here)
     except FileNotFoundError:
         raise Refused(f"{settings.cert_path} is missing: mtlsd init makes the server's pair") from None
     host, port = at or (read_endpoint(settings.public) if settings.public else (_likely(hosts), settings.port))

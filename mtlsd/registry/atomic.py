@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -106,7 +107,20 @@ class Folder:
         for name in os.listdir(self.descriptor):
             if name.startswith(TEMPORARY):
                 with suppress(OSError):
-                    self.system.unlink(name, self.descriptor)
+                    self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        """Remove a file, or a folder of files."""
+        if not stat.S_ISDIR(os.stat(name, dir_fd=self.descriptor, follow_symlinks=False).st_mode):
+            self.system.unlink(name, self.descriptor)
+            return
+        inner = Folder(name, self.system, self)
+        try:
+            for inside in os.listdir(inner.descriptor):
+                self.system.unlink(inside, inner.descriptor)
+        finally:
+            inner.close()
+        self.system.rmdir(name, self.descriptor)
 
 
 class Transaction:

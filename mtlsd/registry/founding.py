@@ -8,18 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mtlsd.errors import CertificateError, FolderError, Refused
+from mtlsd.errors import FolderError, Refused
 from mtlsd.identity import Certificate
 from mtlsd.keys import Hosts, hosts_in, new_server_pair
 from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
 from mtlsd.registry.listing import AUTHORIZED, PENDING, REVOKED
 from mtlsd.registry.lock import locked
-from mtlsd.registry.pem import certificates_in
+from mtlsd.registry.nextpair import SERVER_CERTIFICATE, SERVER_KEY, certificate_at, take_over
 from mtlsd.text import printable
-
-SERVER_KEY = "serverKey.pem"
-SERVER_CERTIFICATE = "serverCrt.pem"
-_LARGEST = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +52,11 @@ def found(
         raise FolderError(printable(f"{folder}: the folder cannot be made: {error.strerror}")) from error
     with locked(folder, system) as root:
         root.sweep()
+        if take_over(folder, root, now()):
+            made += [SERVER_KEY, SERVER_CERTIFICATE]
         pair = None
         if _pair_is_there(folder, root):
-            certificate, hosts = server_certificate(folder)
+            certificate, hosts = certificate_at(folder / SERVER_CERTIFICATE)
             _insist(folder, hosts, wanted)
         else:
             pair = new_server_pair([*own, *wanted], now(), days)
@@ -75,32 +73,6 @@ def found(
                 steps.place(root, staged, SERVER_CERTIFICATE)
                 made += [SERVER_KEY, SERVER_CERTIFICATE]
     return Founded(tuple(made), certificate, hosts)
-
-
-def server_certificate(folder: Path) -> tuple[Certificate, Hosts]:
-    """Read the server's own certificate in *folder*, and what it says it is.
-
-    Raises :exc:`FileNotFoundError` where there is none, and :exc:`~mtlsd.errors.CertificateError`, naming the file,
-    where it cannot be read.
-    """
-    return certificate_at(folder / SERVER_CERTIFICATE)
-
-
-def certificate_at(path: Path) -> tuple[Certificate, Hosts]:
-    """Read the server's certificate in a file: see :func:`server_certificate`."""
-    try:
-        # O_NONBLOCK: a FIFO in its place must not hold the command.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            found_in_it = certificates_in(file.read(_LARGEST))
-        if not found_in_it.certificates:
-            raise CertificateError("there is no certificate in it")
-        return found_in_it.leaves[0], hosts_in(found_in_it.certificates[0])
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise CertificateError(printable(f"{path}: cannot be read: {error.strerror}")) from error
-    except CertificateError as error:
-        raise CertificateError(printable(f"{path}: {error}")) from error
 
 
 def _pair_is_there(folder: Path, root: Folder) -> bool:

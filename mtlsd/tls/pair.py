@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
+from typing import TypeAlias
 
 from OpenSSL import SSL, crypto
 from twisted.logger import Logger
@@ -14,8 +16,11 @@ from twisted.logger import Logger
 from mtlsd.errors import CertificateError
 from mtlsd.identity import Certificate
 from mtlsd.policy import LIMITS
+from mtlsd.registry.nextpair import FROM, SERVER_CERTIFICATE, SERVER_KEY, since
 from mtlsd.registry.pem import certificates_in
 from mtlsd.text import printable
+
+_Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
 
 _LARGEST = 1 << 20
 _REPEAT = 60.0
@@ -29,6 +34,10 @@ class ServerPair:
     certificate: crypto.X509
     chain: tuple[crypto.X509, ...]
     facts: Certificate
+
+    def pem(self) -> str:
+        """Return the certificate, without those above it, as PEM."""
+        return crypto.dump_certificate(crypto.FILETYPE_PEM, self.certificate).decode("ascii")
 
 
 def load_pair(key_path: Path, cert_path: Path) -> ServerPair:
@@ -63,67 +72,154 @@ def load_pair(key_path: Path, cert_path: Path) -> ServerPair:
     return ServerPair(key, certificates[0], tuple(certificates[1:]), facts)
 
 
+@dataclass(frozen=True)
+class Upcoming:
+    """The server's next pair, and from when it is used (aware)."""
+
+    pair: ServerPair
+    since: datetime
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pair in force and the next one, if one waits.  ``wrong`` is why there is a next one and it would not serve."""
+
+    current: ServerPair
+    upcoming: Upcoming | None = None
+    wrong: str | None = None
+
+
+class PairFiles:
+    """Where the server's pair is: in two files or, once its moment has come, in the folder of the next one."""
+
+    def __init__(self, key: Path, certificate: Path, upcoming: Path | None, now: Callable[[], datetime]) -> None:
+        """*upcoming* is the folder of the next pair (:mod:`mtlsd.registry.nextpair`); *now* gives the aware wall-clock time."""
+        self._usual = key, certificate
+        self._folder = upcoming
+        self._now = now
+        self._next_files = () if upcoming is None else (*_pair_in(upcoming), upcoming / FROM)
+
+    def load(self) -> Pairs:
+        """Read what there is.  Raises :exc:`~mtlsd.errors.CertificateError` where no pair can be used now."""
+        upcoming = wrong = None
+        if self._folder is not None:
+            try:
+                moment = since(self._folder)
+                if moment is not None:
+                    upcoming = Upcoming(load_pair(*_pair_in(self._folder)), moment)
+            except CertificateError as error:
+                wrong = str(error)
+        if upcoming is not None and self.has_come(upcoming):
+            return Pairs(upcoming.pair)
+        return Pairs(load_pair(*self._usual), upcoming, wrong)
+
+    def has_come(self, upcoming: Upcoming | None) -> bool:
+        """Tell whether the moment of a next pair has come."""
+        return upcoming is not None and upcoming.since <= self._now()
+
+    def signatures(self) -> tuple[_Signature, _Signature]:
+        """Return what is another value once one of the two files has changed, and the same for the next pair's."""
+        return tuple(map(_signature_of, self._usual)), tuple(map(_signature_of, self._next_files))
+
+
 class PairWatcher:
-    """Reads the pair again when its files change, and hands it on when they form a valid pair.
+    """Reads the pair again when its files change or the next one's moment has come, and hands it on when it is a valid pair.
 
     Whatever is wrong is said by name, once, and again each minute while it lasts; the old pair stays in use.
     A pair is two files, so a change is seen half-way: what does not fit together is complained of at the second look.
     """
 
-    def __init__(self, key_path: Path, cert_path: Path, use: Callable[[ServerPair], None], seconds: Callable[[], float]) -> None:
-        """*use* takes a valid pair; *seconds* is a monotonic clock.  The files as they are now count as known."""
-        self._paths = key_path, cert_path
-        self._use = use
+    def __init__(self, files: PairFiles, seconds: Callable[[], float]) -> None:
+        """Read the pair for the first time; *seconds* is a monotonic clock.
+
+        Raises :exc:`~mtlsd.errors.CertificateError`.
+        """
+        self._files = files
+        self._use: Callable[[ServerPair], None] = _use_nothing
         self._seconds = seconds
         self._log = Logger()
-        self._seen = self._signature()
-        self._wrong: str | None = None
+        # Before they are read: what is written meanwhile must not count as read.
+        self._seen = files.signatures()
+        #: What was read last and could be used.
+        self.pairs = files.load()
+        self._wrong = self._of_next(self.pairs)
         self._complained = float("-inf")
 
+    @property
+    def ends(self) -> datetime:
+        """When the server's certificate ends or, where another one is used before that, that one."""
+        current, upcoming = self.pairs.current.facts.not_after, self.pairs.upcoming
+        return current if upcoming is None or upcoming.since > current else upcoming.pair.facts.not_after
+
+    def hand_to(self, use: Callable[[ServerPair], None]) -> None:
+        """Have *use* take each valid pair from now on."""
+        self._use = use
+
     def beat(self) -> None:
-        """Look whether the files have changed; called about once a second."""
-        signature = self._signature()
-        if signature != self._seen:
-            self._seen = signature
+        """Look whether the files have changed, or their moment has come; called about once a second."""
+        before, self._seen = self._seen, self._files.signatures()
+        if self._seen != before or self._files.has_come(self.pairs.upcoming):
             # A problem that this look finds is said at the next one, if the files are still the same by then.
-            self._wrong = self._try()
+            self._wrong = self._try(only_next=self._seen[0] == before[0])
         elif self._wrong is not None:
             self._complain(self._wrong)
 
     def reload(self) -> None:
         """Read the pair now, changed or not, and say at once what is wrong (SIGHUP)."""
-        self._seen = self._signature()
+        self._seen = self._files.signatures()
         self._wrong = self._try()
         if self._wrong is not None:
             self._complained = float("-inf")
             self._complain(self._wrong)
 
-    def _try(self) -> str | None:
+    def _try(self, *, only_next: bool = False) -> str | None:
+        before = self.pairs
         try:
-            pair = load_pair(*self._paths)
-            self._use(pair)
+            pairs = self._files.load()
+            # One that is prepared is no reason for a context anew: that would be the end of every ticket.
+            is_other = not only_next or pairs.current.facts != before.current.facts
+            if is_other:
+                self._use(pairs.current)
         except (CertificateError, SSL.Error) as error:
-            return str(error)
+            # Whether or not its moment has come: it was looked at, and is looked at again when its files change.
+            self.pairs = replace(before, upcoming=None)
+            return f"{error}; the server's old pair stays in use"
+        self.pairs = pairs
         self._complained = float("-inf")
-        self._log.info("the server's certificate is now {fingerprint}", fingerprint=pair.facts.fingerprint)
-        return None
+        if is_other:
+            self._log.info("the server's certificate is now {fingerprint}", fingerprint=pairs.current.facts.fingerprint)
+        if pairs.upcoming is not None:
+            self._log.info(
+                "the server's next certificate is {fingerprint}, from {since} on",
+                fingerprint=pairs.upcoming.pair.facts.fingerprint,
+                since=f"{pairs.upcoming.since:%Y-%m-%d %H:%M:%S} UTC",
+            )
+        return self._of_next(pairs)
+
+    def _of_next(self, pairs: Pairs) -> str | None:
+        return None if pairs.wrong is None else f"{pairs.wrong}; so the server's next pair is not used"
 
     def _complain(self, wrong: str) -> None:
         now = self._seconds()
         if now - self._complained >= _REPEAT:
             self._complained = now
-            self._log.error("{wrong}; the server's old pair stays in use", wrong=wrong)
+            self._log.error("{wrong}", wrong=wrong)
 
-    def _signature(self) -> tuple[tuple[int, ...] | None, ...]:
-        signatures: list[tuple[int, ...] | None] = []
-        for path in self._paths:
-            try:
-                found = os.stat(path)
-            except OSError:
-                signatures.append(None)
-            else:
-                signatures.append((found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
-        return tuple(signatures)
+
+def _use_nothing(pair: ServerPair) -> None:
+    """Stand in until there is somebody to use it."""
+
+
+def _pair_in(folder: Path) -> tuple[Path, Path]:
+    return folder / SERVER_KEY, folder / SERVER_CERTIFICATE
+
+
+def _signature_of(path: Path) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _check_that_they_belong_together(key: crypto.PKey, certificate: crypto.X509, key_path: Path, cert_path: Path) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.interfaces import IReactorTime
@@ -29,6 +30,7 @@ from mtlsd.web.request import Request, identity
 if TYPE_CHECKING:
     from mtlsd.web.router import Router
 
+_NOTHING: Mapping[bytes, IResource] = MappingProxyType({})
 _OWN = RESERVED.removeprefix("/").encode()
 
 
@@ -127,11 +129,11 @@ class Missing(Resource):
 class Own(Branch):
     """mtlsd's own tree: at ``/``, or below ``/.mtlsd`` where there are routes.  What programs ask for is there in both cases."""
 
-    def __init__(self, renew: IResource | None) -> None:
+    def __init__(self, below: Mapping[bytes, IResource]) -> None:
         super().__init__()
         self._below = Branch()
-        if renew is not None:
-            self._below.putChild(b"renew", renew)
+        for name, resource in below.items():
+            self._below.putChild(name, resource)
 
     def getChild(self, path: bytes, request: IRequest) -> IResource:
         here = cast(Request, request)
@@ -184,12 +186,12 @@ class WhoAmI(Branch):
         return json.dumps(facts, indent=2).encode() + b"\n"
 
 
-def make_root(now: Callable[[], datetime] | None = None, renew: IResource | None = None) -> IResource:
-    """Return the tree: ``/``, ``/hello`` and ``/whoami``; and *renew*, where it is given, at ``/.mtlsd/renew``.
+def make_root(now: Callable[[], datetime] | None = None, below: Mapping[bytes, IResource] = _NOTHING) -> IResource:
+    """Return the tree: ``/``, ``/hello`` and ``/whoami``; and what is *below* ``/.mtlsd/``, by its name there.
 
     *now* returns the wall-clock time, aware, for the page.
     """
-    root = Own(renew)
+    root = Own(below)
     root.putChild(b"", Home(HomePage(now or _now)))
     root.putChild(b"hello", Hello())
     root.putChild(b"whoami", WhoAmI())

@@ -28,7 +28,7 @@ from mtlsd.enrol.exchange import request_with
 from mtlsd.enrol.invitation import Invitation, read_invitation
 from mtlsd.enrol.invites import Invites
 from mtlsd.protocols import HTTP, JOIN
-from mtlsd.registry.founding import server_certificate
+from mtlsd.registry.nextpair import SERVER_CERTIFICATE, certificate_at
 from tests.acceptance.harness import (
     DEADLINE,
     AcceptanceTestCase,
@@ -117,7 +117,7 @@ class JoinTestCase(AcceptanceTestCase):
             self.assertTrue(made.stdout.startswith("mtlsd join mtlsd://"), made.stdout)
             return made.stdout.strip().removeprefix("mtlsd join ")
         secret = Invites(self.certs, now, "operator").invite(name).secret
-        return Invitation("localhost", port, name, server_certificate(self.certs)[0].fingerprint, secret).line()
+        return Invitation("localhost", port, name, certificate_at(self.certs / SERVER_CERTIFICATE)[0].fingerprint, secret).line()
 
     def invitation(self, name: str = "bob", *options: str) -> Invitation:
         return read_invitation(self.invite(name, *options))
