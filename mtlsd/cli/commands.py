@@ -31,6 +31,7 @@ from mtlsd.cli.shared import now as _now
 from mtlsd.cli.shared import report as _report
 from mtlsd.cli.shared import store as _store
 from mtlsd.cli.tables import clients_json, clients_table, explanation_text
+from mtlsd.cli.trusting import trust
 from mtlsd.clientpair import made_and_authorized
 from mtlsd.config import Config, ConfigError, read
 from mtlsd.errors import CertificateError, FolderError, MtlsdError
@@ -360,5 +361,5 @@ def _own_hosts() -> list[str]:
     return list(dict.fromkeys([*hosts, *_LOOPBACK]))
 
 
-for _verb in (adopt, approve, dismiss, export, history, import_, invite, invites, join, pending, renew, uninvite):
+for _verb in (adopt, approve, dismiss, export, history, import_, invite, invites, join, pending, renew, trust, uninvite):
     mtlsd.add_command(_verb)

@@ -424,7 +424,7 @@ class AtOnceTests(RenewTestCase):
         self.assertEqual(process.communicate(timeout=DEADLINE)[1], "")
         self.assertEqual(process.returncode, 0)
         self.assertEqual(second.returncode, 1)
-        self.assertIn("another mtlsd renew is at work here", second.stderr)
+        self.assertIn("another mtlsd renew or trust is at work here", second.stderr)
         self.assertEqual((self.folder / "told").read_text(), "told\n")
         self.assertEqual(self.renewed("bob", "--if-expiring", "1d", "--then", "echo told >> told"), "")
 
