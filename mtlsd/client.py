@@ -1,7 +1,7 @@
 """A client's side: a connection to one server, which is known by the SHA-256 of its certificate.  It blocks.
 
-No authority is asked and no name compared: the server is the one with this certificate, which has proven its key.  TLS 1.3
-only.
+No authority is asked and no name compared: the server is the one with this certificate (or one of these, while it changes from
+one to the next), which has proven its key.  TLS 1.3 only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 from OpenSSL import SSL, crypto
 
 from mtlsd.errors import MtlsdError
-from mtlsd.identity import fingerprint_of
+from mtlsd.identity import GRANT_DIGITS, fingerprint_of
 from mtlsd.protocols import HTTP
 from mtlsd.text import printable, shortened
 
@@ -55,11 +55,11 @@ class Rejected(ServerError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where a server is, and the SHA-256 (hex) of its certificate."""
+    """Where a server is, and the SHA-256 (hex) of each certificate that it may show.  None: it is nobody."""
 
     host: str
     port: int
-    fingerprint: str
+    fingerprints: frozenset[str]
 
     @property
     def endpoint(self) -> str:
@@ -165,9 +165,11 @@ class Connection:
         shown = self._tls.get_peer_certificate()
         der = b"" if shown is None else crypto.dump_certificate(crypto.FILETYPE_ASN1, shown)
         fingerprint = fingerprint_of(der)
-        if not hmac.compare_digest(fingerprint, self.server.fingerprint):
+        known = sorted(self.server.fingerprints)
+        if not sum(hmac.compare_digest(fingerprint, one) for one in known):
+            others = " or ".join(one[:GRANT_DIGITS] for one in known) or "one that is trusted"
             raise WrongServer(
-                f"{self.server.endpoint}: its certificate is {fingerprint[:16]}, not {self.server.fingerprint[:16]}: nothing was sent; "
+                f"{self.server.endpoint}: its certificate is {fingerprint[:GRANT_DIGITS]}, not {others}: nothing was sent; "
                 "either somebody stands in between, or the server has a new certificate: ask whoever looks after it"
             )
         return der

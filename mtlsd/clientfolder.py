@@ -1,7 +1,7 @@
-"""A client's folder: its key, its certificate, the certificate of its server, and a configuration for curl.
+"""A client's folder: its key, its certificate, the certificates of its server, and a configuration for curl.
 
 The pair is there as a whole or not at all: it is made in a folder beside, which then gets its name.  Nothing that is there is
-ever overwritten.
+ever overwritten, but for the server's certificates when the server has told others.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mtlsd.client import Pair
@@ -95,15 +95,18 @@ class ClientFolder:
             raise FolderError(printable(f"{self.certificate}: there is no certificate in it"))
         return pair, found[0]
 
-    def server_fingerprint(self) -> str | None:
-        """Return the fingerprint of the server that is known already, or ``None``."""
+    def server_certificates(self) -> tuple[bytes, ...]:
+        """Return the certificates of the server that are trusted, DER; none where no server is known yet."""
         try:
-            found = certificates_in(_read(self.server)).certificates
+            return certificates_in(_read(self.server)).certificates
         except FileNotFoundError:
-            return None
+            return ()
         except CertificateError as error:
             raise FolderError(printable(f"{self.server}: {error}")) from error
-        return fingerprint_of(found[0]) if found else None
+
+    def server_fingerprints(self) -> frozenset[str]:
+        """Return the fingerprints of :meth:`server_certificates`."""
+        return frozenset(map(fingerprint_of, self.server_certificates()))
 
     def put_pair(self, pair: NewPair) -> None:
         """Make the folder, mode 0700, with the pair in it.  On the disk when this returns."""
@@ -122,8 +125,18 @@ class ClientFolder:
             raise FolderError(printable(f"{self.path}: cannot be written: {error.strerror}")) from error
 
     def put_server(self, der: bytes) -> None:
-        """Keep the certificate of the server.  One that is there has to be the same."""
-        self._put(SERVER, pem_of(der), 0o644)
+        """Keep the certificate of the server.  Where some are there, it has to be among them."""
+        if der not in self.server_certificates():
+            self._put(SERVER, pem_of(der), 0o644)
+
+    def replace_server(self, ders: Sequence[bytes]) -> None:
+        """Trust these certificates of the server's instead of those that are there, by one rename.
+
+        For whoever holds the folder's lock (:meth:`mtlsd.clientpairs.ClientPairs.locked`).  On the disk when this returns.
+        """
+        with self._opened(self.server) as folder, Transaction() as steps:
+            before = steps.stage(folder, _read(self.server), 0o644)
+            steps.replace(folder, steps.stage(folder, b"".join(map(pem_of, ders)), 0o644), SERVER, before)
 
     def put_endpoint(self, endpoint: str) -> None:
         """Keep where the server is: ``HOST:PORT``."""
@@ -153,6 +166,17 @@ class ClientFolder:
 
     def _put(self, name: str, data: bytes, mode: int) -> None:
         path = self.path / name
+        with self._opened(path) as folder:
+            if folder.has(name):
+                if _read(path) != data:
+                    raise FolderError(printable(f"{path} is there already, and says something else"))
+                return
+            with Transaction() as steps:
+                steps.place(folder, steps.stage(folder, data, mode), name)
+
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[Folder]:
+        """Open the folder, to write *path* in it."""
         try:
             folder = Folder(str(self.path), self._system)
             try:
@@ -160,12 +184,7 @@ class ClientFolder:
                 with suppress(OSError):
                     fcntl.flock(folder.descriptor, fcntl.LOCK_EX)
                     folder.sweep()
-                if folder.has(name):
-                    if _read(path) != data:
-                        raise FolderError(printable(f"{path} is there already, and says something else"))
-                    return
-                with Transaction() as steps:
-                    steps.place(folder, steps.stage(folder, data, mode), name)
+                yield folder
             finally:
                 folder.close()
         except OSError as error:

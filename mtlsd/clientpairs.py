@@ -42,14 +42,14 @@ class ClientPairs:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep others from renewing here at the same time.  Raises :exc:`~mtlsd.errors.Refused` where somebody does."""
+        """Keep others from renewing, or from changing which server is trusted, here at the same time.  Raises :exc:`~mtlsd.errors.Refused` where somebody does."""
         with self._writing():
             descriptor = os.open(self._path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Refused(printable(f"{self._path}: another mtlsd renew is at work here")) from None
+                raise Refused(printable(f"{self._path}: another mtlsd renew or trust is at work here")) from None
             with self._writing():
                 self._sweep()
             yield

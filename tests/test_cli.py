@@ -43,7 +43,7 @@ VERBS = (
         "invite",
         "invites",
     ),
-    *("join", "new", "pending", "renew", "revoke", "route", "uninvite"),
+    *("join", "new", "pending", "renew", "revoke", "route", "trust", "uninvite"),
 )
 
 
@@ -130,7 +130,7 @@ class UsageTests(Base):
             self.assertEqual(result.exit_code, 0)
             self.assertIn(f"Example: mtlsd {verb}", result.stdout)
             # Who joins has no folder of clients, but one of its own.
-            self.assertIn("--dir DIR" if verb in ("adopt", "join", "renew") else "--certs DIR", result.stdout)
+            self.assertIn("--dir DIR" if verb in ("adopt", "join", "renew", "trust") else "--certs DIR", result.stdout)
 
     def test_version(self) -> None:
         """Lost: which mtlsd it is, for a report of a mistake."""

@@ -78,7 +78,7 @@ class FolderTests(SynchronousTestCase):
         assert found is not None
         self.assertEqual((found[0].key_pem, found[0].certificate_pem), (self.made.key_pem, self.made.certificate_pem))
         self.assertEqual(found[1].subject, "CN=bob")
-        self.assertEqual(self.folder.server_fingerprint(), self.server.fingerprint)
+        self.assertEqual(self.folder.server_fingerprints(), {self.server.fingerprint})
         self.assertNotIn("PRIVATE", repr(found[0]))
         # Once more changes nothing.
         self.folder.put_server(self.server.der)
@@ -121,7 +121,7 @@ class FolderTests(SynchronousTestCase):
         self.folder.certificate.write_text("-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n")
         self.refused("cert.pem: ", self.folder.pair)
         self.folder.server.write_bytes(self.folder.certificate.read_bytes())
-        self.refused("server.pem: ", self.folder.server_fingerprint)
+        self.refused("server.pem: ", self.folder.server_fingerprints)
 
     def test_open_to_others(self) -> None:
         """A key that everybody has read already would be sent to the server as proof of who it is."""
@@ -174,7 +174,7 @@ class FolderTests(SynchronousTestCase):
             with contextlib.suppress(Killed):
                 ClientFolder(self.folder.path, Faulty(at, fatal=True)).put_server(self.server.der)
             self.folder.put_server(self.server.der)
-            self.assertEqual(self.folder.server_fingerprint(), self.server.fingerprint)
+            self.assertEqual(self.folder.server_fingerprints(), {self.server.fingerprint})
             self.assertEqual(sorted(os.listdir(self.folder.path)), ["cert.pem", "key.pem", "server.pem"])
 
     def test_another_sweeps_meanwhile(self) -> None:

@@ -198,7 +198,7 @@ class CommandTests(SynchronousTestCase):
         ):
             for found in re.finditer(
                 r"(?<!twistd )\bmtlsd (adopt|approve|authorize|check|clients|dismiss|explain|export|history|import|init|invites?|join|new|pending|renew|revoke"
-                r"|route|uninvite)\b([^`\n|]*)",
+                r"|route|trust|uninvite)\b([^`\n|]*)",
                 page(name),
             ):
                 options = {option for parameter in command.commands[found[1]].params for option in parameter.opts}

@@ -18,7 +18,7 @@ from mtlsd.errors import FolderError, MtlsdError
 from mtlsd.identity import Certificate
 from tests.test_clientpairs import NOW, Base, pair
 
-SERVER = Server("localhost", 1, "0" * 64)
+SERVER = Server("localhost", 1, frozenset({"0" * 64}))
 INVITATION = Invitation("localhost", 1, "bob", "0" * 64, b"s" * 16)
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from mtlsd.cli.clientfolders import new_folder
 from mtlsd.cli.group import DONE
-from mtlsd.cli.joining import folder_for, tell
+from mtlsd.cli.joining import tell
 from mtlsd.cli.shared import checked
+from mtlsd.cli.trusting import keep_up
 from mtlsd.identity import parse_fingerprint
 from mtlsd.keys import read_endpoint
 
@@ -47,14 +49,16 @@ def adopt(
     # Here, for OpenSSL takes a while to load.
     from mtlsd.client import Server
     from mtlsd.clientfolder import ClientFolder
+    from mtlsd.clientpairs import ClientPairs
     from mtlsd.enrol import adopter
 
     if (cacert is None) == (fingerprint is None):
         context.fail("give either --cacert FILE or --fingerprint F: it is how the right server is known")
-    known = Server(*server, fingerprint or adopter.fingerprint_in(cacert or Path()))
-    mine = ClientFolder(folder_for(server[0], folder))
+    known = Server(*server, frozenset({fingerprint or adopter.fingerprint_in(cacert or Path())}))
+    mine = ClientFolder(new_folder(server[0], folder))
     found = adopter.adopt(known, adopter.read_pair(cert, key), mine)
     done = "you had adopted" if found.before else "adopted"
     click.echo(f"{done} the pair of {found.who.client}, for {known.endpoint}")
+    keep_up(mine, ClientPairs(mine))
     tell(mine, known.endpoint, found)
     return DONE

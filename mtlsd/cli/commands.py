@@ -30,6 +30,7 @@ from mtlsd.cli.shared import now as _now
 from mtlsd.cli.shared import report as _report
 from mtlsd.cli.shared import store as _store
 from mtlsd.cli.tables import clients_json, clients_table, explanation_text
+from mtlsd.cli.trusting import trust
 from mtlsd.clientpair import made_and_authorized
 from mtlsd.config import Config, ConfigError, read
 from mtlsd.errors import CertificateError, FolderError, MtlsdError
@@ -314,5 +315,5 @@ def _shown(file: str) -> str:
     return "standard input" if file == "-" else printable(file)
 
 
-for _verb in (adopt, approve, dismiss, export, history, import_, init, invite, invites, join, pending, renew, uninvite):
+for _verb in (adopt, approve, dismiss, export, history, import_, init, invite, invites, join, pending, renew, trust, uninvite):
     mtlsd.add_command(_verb)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mtlsd.cli.clientfolders import new_folder
 from mtlsd.cli.group import DONE
 from mtlsd.cli.shared import homely, now
+from mtlsd.cli.trusting import keep_up
 from mtlsd.enrol.invitation import LONGEST, read_invitation
 from mtlsd.errors import FolderError, Refused
 from mtlsd.keys import MOST_DAYS
@@ -56,6 +58,7 @@ def join(line: tuple[str, ...], folder: Path | None, days: int, p12: Path | None
     """
     # Here, for OpenSSL takes a while to load.
     from mtlsd.clientfolder import ClientFolder
+    from mtlsd.clientpairs import ClientPairs
     from mtlsd.enrol import joiner
     from mtlsd.pkcs12 import Bundle
 
@@ -64,10 +67,11 @@ def join(line: tuple[str, ...], folder: Path | None, days: int, p12: Path | None
     piped = sys.stdin.buffer.read(LONGEST).decode("utf-8", "replace") if line == ("-",) else None
     invitation = read_invitation(" ".join(line)[:LONGEST] if piped is None else piped)
     bundle = None if p12 is None else Bundle(p12, _password(p12, p12_password_file))
-    mine = ClientFolder(folder_for(invitation.host, folder))
+    mine = ClientFolder(new_folder(invitation.host, folder))
     found = joiner.join(invitation, mine, now(), days)
     groups = f", in {', '.join(found.who.groups)}" if found.who.groups else ""
     click.echo(f"{'you had joined' if found.before else 'joined'} {invitation.endpoint} as {found.who.client}{groups}")
+    keep_up(mine, ClientPairs(mine))
     if bundle is not None:
         pair = mine.pair()
         if pair is None:
@@ -76,18 +80,6 @@ def join(line: tuple[str, ...], folder: Path | None, days: int, p12: Path | None
         click.echo(printable(f"for a browser: {p12}; delete it when it has been imported, for the key is in it"))
     tell(mine, invitation.endpoint, found)
     return DONE
-
-
-def folder_for(host: str, given: Path | None) -> Path:
-    """Return the folder for the server *host*, unless one was *given*."""
-    from mtlsd.clientfolder import usual_folder
-
-    if given is not None:
-        return given
-    try:
-        return usual_folder(host, os.environ, Path.home())
-    except RuntimeError as error:
-        raise FolderError("there is no home directory: give a folder with --dir") from error
 
 
 def tell(mine: ClientFolder, endpoint: str, found: Membership) -> None:

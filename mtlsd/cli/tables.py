@@ -10,8 +10,10 @@ from pathlib import Path
 
 from mtlsd.audit.events import rfc3339
 from mtlsd.enrol.invite import Invite
+from mtlsd.errors import CertificateError
 from mtlsd.explain import Explanation
-from mtlsd.identity import GRANT_DIGITS, LOOKUP_DIGITS
+from mtlsd.identity import GRANT_DIGITS, LOOKUP_DIGITS, Certificate
+from mtlsd.keys import hosts_in
 from mtlsd.policy import Reason
 from mtlsd.registry.knock import Knock
 from mtlsd.registry.records import Authorization, Tombstone
@@ -199,6 +201,42 @@ def knocks_json(knocks: Iterable[Knock]) -> list[dict[str, object]]:
         }
         for knock in knocks
     ]
+
+
+def trusted_table(ders: Iterable[bytes], now: datetime, width: int | None) -> str:
+    """Return the table of a server's certificates (DER) that a client trusts, in lines of at most *width* columns."""
+    rows = [(Certificate.from_der(der), der) for der in ders]
+    prints = ["FINGERPRINT", *(certificate.fingerprint[:GRANT_DIGITS] for certificate, _ in rows)]
+    until = [
+        "UNTIL",
+        *(f"{certificate.not_after:%Y-%m-%d}{' EXPIRED' if certificate.not_after < now else ''}" for certificate, _ in rows),
+    ]
+    names = ["NAMES", *(", ".join(_names_in(der)) or "-" for _, der in rows)]
+    lines = table([prints, until, names]).splitlines()
+    return "\n".join(lines if width is None else (cut(line, width) for line in lines))
+
+
+def trusted_json(ders: Iterable[bytes]) -> list[dict[str, object]]:
+    """Return the list of a server's certificates in ``mtlsd trust --json``; its keys are a contract."""
+    rows = [(Certificate.from_der(der), der) for der in ders]
+    return [
+        {
+            "fingerprint": certificate.fingerprint,
+            "key_type": certificate.key.label,
+            "names": _names_in(der),
+            "not_before": rfc3339(certificate.not_before),
+            "not_after": rfc3339(certificate.not_after),
+        }
+        for certificate, der in rows
+    ]
+
+
+def _names_in(der: bytes) -> list[str]:
+    try:
+        hosts = hosts_in(der)
+    except CertificateError:
+        return []
+    return [*hosts.names, *hosts.addresses, *([hosts.common_name] if hosts.common_name else [])]
 
 
 def knock_text(knock: Knock) -> str:

@@ -44,7 +44,9 @@ def adopt(server: Server, made: NewPair, folder: ClientFolder) -> Membership:
     """
     pair, (certificate,) = Pair(made.key_pem, made.certificate_pem), certificates_in(made.certificate_pem).leaves
     found = folder.pair()
-    if found is not None and (found[0] != pair or folder.server_fingerprint() not in (None, server.fingerprint)):
+    if found is not None and (
+        found[0] != pair or not server.fingerprints <= (folder.server_fingerprints() or server.fingerprints)
+    ):
         raise FolderError(printable(f"{folder.path} holds another pair already: give another folder with --dir"))
     try:
         who = whoami(server, pair)

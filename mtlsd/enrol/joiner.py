@@ -40,7 +40,7 @@ def join(invitation: Invitation, folder: ClientFolder, now: datetime, days: int)
     *now* is aware; *days* is how long a new certificate is good.  Raises :exc:`~mtlsd.errors.MtlsdError` with one line.  A
     folder that was made for a join that has certainly not taken place is removed again.
     """
-    server = Server(invitation.host, invitation.port, invitation.fingerprint)
+    server = Server(invitation.host, invitation.port, frozenset({invitation.fingerprint}))
     found = folder.pair()
     if found is not None:
         pair, certificate = found
@@ -138,7 +138,7 @@ def _finished(
 
 def settled(folder: ClientFolder, server: Server, pair: Pair, membership: Membership) -> Membership:
     """Put beside a pair that *server* lets in what is still missing: the server's certificate, where it is, curl's configuration."""
-    if folder.server_fingerprint() is None:
+    if not folder.server_fingerprints():
         with Connection(server, pair) as connection:
             folder.put_server(connection.certificate)
     folder.put_endpoint(server.endpoint)
@@ -148,8 +148,8 @@ def settled(folder: ClientFolder, server: Server, pair: Pair, membership: Member
 
 def _insist_that_it_is_ours(folder: ClientFolder, certificate: Certificate, invitation: Invitation, now: datetime) -> None:
     """Refuse a folder that holds the pair of another client, or of another server."""
-    known = folder.server_fingerprint()
-    if certificate.subject != f"CN={invitation.name}" or known not in (None, invitation.fingerprint):
+    known = folder.server_fingerprints()
+    if certificate.subject != f"CN={invitation.name}" or (known and invitation.fingerprint not in known):
         raise FolderError(
             printable(f"{folder.path} holds another pair ({certificate.subject}) already: give another folder with --dir")
         )

@@ -42,13 +42,13 @@ class Renewal:
 
 def server_of(folder: ClientFolder, at: tuple[str, int] | None = None) -> Server:
     """Return the server of a client's folder; *at* is where it is, if that is to be another place than is known."""
-    fingerprint = folder.server_fingerprint()
-    if fingerprint is None:
+    fingerprints = folder.server_fingerprints()
+    if not fingerprints:
         raise FolderError(printable(f"{folder.server} is missing: without it nobody knows which server is the right one"))
     where = at or folder.endpoint()
     if where is None:
         raise FolderError(printable(f"{folder.path} does not say where the server is: give --at HOST:PORT"))
-    return Server(*where, fingerprint)
+    return Server(*where, fingerprints)
 
 
 def renew(
