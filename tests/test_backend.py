@@ -242,6 +242,19 @@ class PoolTests(ProxyTestCase):
         wire.answer(OK)
         self.assertEqual(Answer(gate.taken()).body, b"hi")
 
+    def test_what_has_not_gone_out_yet(self) -> None:
+        """An early answer to a request that still waits to be sent: the next client's would go behind the rest of its body."""
+        for buffer, length, body in ((b"cdef", 0, b"abcdef"), (b"", 4, b"abcdef"), (b"T /x", 0, b"")):
+            before = len(self.attempts())
+            gate = self.ask("/x", "PUT", body=body)
+            wire = self.connected()
+            wire.dataBuffer, wire._tempDataLen = buffer, length
+            wire.answer(OK)
+            self.assertEqual((Answer(gate.taken()).body, wire.aborted), (b"hi", True))
+            self.ask("/y")
+            self.assertEqual(len(self.attempts()), before + 2)
+            self.connected().answer(OK + b"x")
+
     def test_not_kept_for_long(self) -> None:
         """A connection that the backend is about to close breaks the next request."""
         wire = self.kept()

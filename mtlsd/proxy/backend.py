@@ -218,7 +218,10 @@ class BackendConnection(Protocol):
         """The response is complete: keep the connection for the next request, where that may be."""
         self._waiting = None
         self.patience.rest()
-        if parser.reusable and self.is_asked and not self.is_last and not self._is_lost:
+        transport = self.transport
+        # An answer may come before the transport has let go of all that was asked: the next request would go out behind the rest.
+        has_sent_all = not transport.dataBuffer and not transport._tempDataLen
+        if parser.reusable and has_sent_all and self.is_asked and not self.is_last and not self._is_lost:
             if self._is_held:
                 # It is the client of this answer that is slow; the next one would wait for ever.
                 self.go_on()
