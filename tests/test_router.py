@@ -73,6 +73,11 @@ def names(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [repr(sorted(environ)).encode()]
 
 
+def injected(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK\r\nX-Injected: yes\0", [("Content-Type", "text/plain")])
+    return [b"x"]
+
+
 def broken(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     raise ValueError("secret")
 
@@ -392,6 +397,13 @@ class DestinationTests(RouterTestCase):
             )
             answer = Answer(gate.taken())
             self.assertEqual((answer.status, "ROLE" in answer.body.decode().upper()), (200, False), answer.body)
+
+    def test_a_status_of_two_lines(self) -> None:
+        """What an application takes from a client into its status would be a header of the answer."""
+        self.configure(self.route('wsgi = "tests.test_router:injected"'))
+        answer = self.get("/app")
+        self.assertEqual((answer.status, answer.reason), (200, "OK X-Injected: yes "))
+        self.assertNotIn("x-injected", answer.headers)
 
     def test_a_broken_application(self) -> None:
         """Its traceback is for the log."""
