@@ -242,6 +242,19 @@ class PoolTests(ProxyTestCase):
         wire.answer(OK)
         self.assertEqual(Answer(gate.taken()).body, b"hi")
 
+    def test_what_has_not_gone_out_yet(self) -> None:
+        """An early answer to a request that still waits to be sent: the next client's would go behind the rest of its body."""
+        for buffer, length, body in ((b"cdef", 0, b"abcdef"), (b"", 4, b"abcdef"), (b"T /x", 0, b"")):
+            before = len(self.attempts())
+            gate = self.ask("/x", "PUT", body=body)
+            wire = self.connected()
+            wire.dataBuffer, wire._tempDataLen = buffer, length
+            wire.answer(OK)
+            self.assertEqual((Answer(gate.taken()).body, wire.aborted), (b"hi", True))
+            self.ask("/y")
+            self.assertEqual(len(self.attempts()), before + 2)
+            self.connected().answer(OK + b"x")
+
     def test_not_kept_for_long(self) -> None:
         """A connection that the backend is about to close breaks the next request."""
         wire = self.kept()
@@ -314,8 +327,10 @@ class PoolTests(ProxyTestCase):
         for _ in range(2):
             self.ask("/api")
         self.assertIn(first, self.attempts()[2:])
-        self.connected(self.attempts().index(first, 2))
-        self.assertIn("can be reached again", self.said[-1])
+        back = self.connected(self.attempts().index(first, 2))
+        self.assertNotIn("again", self.said[-1])
+        back.answer(OK)
+        self.assertIn("answers again", self.said[-1])
 
     def test_ends_with_what_it_was_at(self) -> None:
         """A server that is killed takes requests with it: what may be asked twice is asked of another one, once."""
@@ -324,12 +339,14 @@ class PoolTests(ProxyTestCase):
         self.connected().lose(ConnectionLost())
         self.assertEqual(self.attempts(), [first, 8003 + 8000 - first])
         self.connected().answer(OK)
-        self.assertEqual((Answer(gate.taken()).status, self.said), (200, []))
+        self.assertEqual(Answer(gate.taken()).status, 200)
+        self.assertEqual(self.said, [f"http://127.0.0.1:{first} is passed over: the connection was lost"])
         self.door.wait(6)
         gate = self.ask("/api")
         self.connected().lose(ConnectionLost())
         self.connected().lose(ConnectionLost())
-        self.assertEqual((Answer(gate.taken()).status, len(self.attempts()), len(self.said)), (502, 4, 1))
+        self.assertEqual((Answer(gate.taken()).status, len(self.attempts())), (502, 4))
+        self.assertEqual(len([line for line in self.said if "GET /api" in line]), 1)
         for method, body, data in (
             ("POST", b"", b""),
             ("PUT", b"abc", b""),
@@ -377,6 +394,126 @@ class PoolTests(ProxyTestCase):
         self.assertEqual(len(self.said), said + 1)
 
 
+class PassedOverTests(ProxyTestCase):
+    """A server that takes connections and serves nobody: every second client would be waiting for it, for ever."""
+
+    def first(self) -> int:
+        """Return the port of the server that is asked for /api next; it answers nothing."""
+        self.ask("/api")
+        return self.attempts()[-1]
+
+    def ports(self, requests: int) -> list[int]:
+        """Return who is asked, of so many requests for /api, each answered where it is not the first server that is."""
+        ports = []
+        for _ in range(requests):
+            self.ask("/api")
+            ports.append(self.attempts()[-1])
+            self.connected().answer(OK + b"x")
+        return ports
+
+    def test_no_answer(self) -> None:
+        """After `response_timeout`: the others are asked first, and then one request finds out how it is."""
+        silent = self.first()
+        wire = self.connected()
+        self.door.wait(60)
+        self.assertTrue(wire.aborted)
+        self.assertIn(f"http://127.0.0.1:{silent} is passed over: it does not answer", self.said)
+        self.assertNotIn(silent, self.ports(4))
+        self.door.wait(1)
+        tried = [self.ask("/api") for _ in range(6)]
+        self.assertEqual(self.attempts()[-6:].count(silent), 1)
+        for number in range(-6, 0):
+            if self.attempts()[number] != silent:
+                self.connected(number).answer(OK + b"x")
+        self.door.wait(2)
+        self.assertEqual([Answer(gate.taken()).status for gate in tried if gate.value()], [200] * 5)
+
+    def test_nothing_taken(self) -> None:
+        """A body that it does not take keeps the client waiting as well."""
+        self.ask("/api", "POST", "Content-Length: 100")
+        silent = self.attempts()[-1]
+        self.connected().producer.pauseProducing()
+        self.door.wait(60)
+        self.assertNotIn(silent, self.ports(4))
+
+    def test_closed_at_once(self) -> None:
+        """Whatever may not be sent twice was 502, every second time."""
+        for end in (lambda wire: wire.lose(), lambda wire: wire.lose(ConnectionLost()), lambda wire: wire.answer(b"SSH-2.0\r\n")):
+            gate = self.ask("/api", "POST")
+            broken = self.attempts()[-1]
+            end(self.connected())
+            self.assertEqual(Answer(gate.taken()).status, 502)
+            self.assertNotIn(broken, self.ports(4))
+            self.door.wait(40)
+            self.assertEqual(self.ports(4).count(broken), 2)
+
+    def test_for_longer(self) -> None:
+        """That it takes a connection says nothing: a server that hangs would be asked once a second."""
+        silent = self.first()
+        self.connected().lose()
+        self.connected().answer(OK + b"x")
+        tries = []
+        for second in range(70):
+            self.door.wait(1)
+            self.ask("/api")
+            if self.attempts()[-1] == silent:
+                tries.append(second)
+                self.connected().lose()
+            self.connected().answer(OK + b"x")
+        pauses = [later - sooner for sooner, later in itertools.pairwise(tries)]
+        self.assertEqual(pauses[:4], [2, 4, 8, 16])
+
+    def test_one_that_was_kept(self) -> None:
+        """The end of a connection that had waited is nothing against its server."""
+        self.ask("/api")
+        kept = self.connected()
+        kept.answer(OK)
+        self.ports(1)
+        gate = self.ask("/api", "POST")
+        kept.lose()
+        self.assertEqual((Answer(gate.taken()).status, len(self.ports(4)), len(set(self.ports(4)))), (502, 4, 2))
+
+    def test_one_slow_page(self) -> None:
+        """A server with a page that takes too long is well again at its next answer, whoever that is for."""
+        self.ask("/api/slow")
+        port = self.attempts()[-1]
+        slow = self.connected()
+        self.ports(1)
+        self.door.wait(59)
+        self.ask("/api")
+        self.assertEqual(self.attempts()[-1], port)
+        other = self.connected()
+        self.door.wait(1)
+        self.assertTrue(slow.aborted)
+        self.assertNotIn(port, self.ports(2))
+        other.answer(OK + b"x")
+        self.assertIn(port, self.ports(2))
+
+    def test_the_only_one(self) -> None:
+        """There is nothing to choose, and nothing to say."""
+        for _ in range(3):
+            gate = self.ask()
+            self.connected().lose()
+            self.assertEqual(Answer(gate.taken()).status, 502)
+        self.assertEqual(len(self.said), 3)
+
+    def test_another_protocol(self) -> None:
+        """A server that only ever switches protocols answers too."""
+        self.configure(
+            '[[route]]\npath = "/ws"\nallow = ["*"]\nupgrade = true\nupstream = ["http://127.0.0.1:8001", "http://127.0.0.1:8002"]\n'
+        )
+        headers = ("Connection: Upgrade", "Upgrade: websocket")
+        self.ask("/ws", "GET", *headers)
+        self.connected().answer(b"SSH-2.0\r\n")
+        down = self.attempts()[-1]
+        self.door.wait(2)
+        for _ in range(2):
+            self.ask("/ws", "GET", *headers)
+            if self.attempts()[-1] == down:
+                self.connected().answer(b"HTTP/1.1 101 S\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        self.assertIn("answers again", self.said[-1])
+
+
 class RetryTests(ProxyTestCase):
     """A request is asked for a second time at most once, whatever it meets: three times is what brings down who is left."""
 
@@ -391,7 +528,8 @@ class RetryTests(ProxyTestCase):
         return wires[0], wires[1]
 
     def fails(self, gate: Gate) -> None:
-        self.assertEqual((Answer(gate.taken()).status, len(self.said)), (502, 1))
+        told = [line for line in self.said if "GET /api" in line or "GET /x" in line]
+        self.assertEqual((Answer(gate.taken()).status, len(told)), (502, 1))
 
     def test_kept_and_dead_and_dead_again(self) -> None:
         """Of two servers: the second attempt, on a new connection to the first one, is the last."""

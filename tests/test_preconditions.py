@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
-from twisted.web.static import File
 
 from mtlsd.web.files import Files
 from mtlsd.web.preconditions import State
@@ -130,14 +129,26 @@ class ConditionTests(RouterTestCase):
     def test_what_may_not_be_read(self) -> None:
         """Whether it is there, and since when, is nobody's business (root reads all, so the system's answers are put in here)."""
 
-        def refuse(file: File) -> None:
-            raise PermissionError(errno.EACCES, "no", file.path)
+        def refuse(name: str, flags: int, *, dir_fd: int | None = None) -> int:
+            if name == "a.txt":
+                raise PermissionError(errno.EACCES, "no", name)
+            return really(name, flags, dir_fd=dir_fd)
 
-        self.patch(os, "access", lambda *_: False)
-        self.patch(File, "openForReading", refuse)
+        really = os.open
+        self.patch(os, "open", refuse)
         for condition in ("If-None-Match: *", f"If-None-Match: {self.tag}", 'If-Match: "x"', f"If-Modified-Since: {LATER}"):
             answer = self.ask(condition)
             self.assertEqual((answer.status, "etag" in answer.headers), (404, False), condition)
+
+    def test_no_descriptor_left(self) -> None:
+        """A file that is there would be called missing, and whoever mirrors the folder would take it away."""
+
+        def refuse(name: str, flags: int, *, dir_fd: int | None = None) -> int:
+            raise OSError(errno.EMFILE, "too many")
+
+        self.patch(os, "open", refuse)
+        self.assertEqual(self.ask().status, 500)
+        self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)
 
     def test_what_has_just_gone(self) -> None:
         """Taken away when it had been found already: there is no such page, and no internal error."""

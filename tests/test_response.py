@@ -45,6 +45,27 @@ class ResponseTests(SynchronousTestCase):
         self.assertIsNone(found.head.length)
         self.assertFalse(found.head.headers.hasHeader(b"X-Client-Name"))
 
+    def test_another_version(self) -> None:
+        """An answer of another protocol, or of a version that frames it in another way, was passed on as one of ours."""
+        rest = b" 200 OK\r\nContent-Length: 0\r\n\r\n"
+        for version in (b"HTTP/2.0", b"HTTP/0.9", b"HTTP/1.2", b"RTSP/1.0", b"ICE/1.0", b"HTTP/1.10", b"http/1.1", b"SSH-2.0-x"):
+            for before in (b"", b"\r\n"):
+                error = self.assertRaises(BadResponse, read, before + version + rest)
+                self.assertEqual(str(error), "it is neither HTTP/1.1 nor HTTP/1.0", version)
+            slow = parser()
+            self.assertRaises(BadResponse, lambda slow=slow, data=version + rest: [slow.feed(bytes((byte,))) for byte in data])
+        self.assertRaises(BadResponse, read, b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/2.0" + rest)
+
+    def test_our_versions(self) -> None:
+        """In whatever pieces they come, and behind the line end that some old servers send too many."""
+        for version in (b"HTTP/1.1", b"HTTP/1.0"):
+            data = b"\r\n" + version + b" 200 OK\r\nContent-Length: 0\r\n\r\n"
+            for at in range(len(data)):
+                found = parser()
+                for piece in (data[:at], data[at:]):
+                    found.feed(piece)
+                self.assertTrue(found.done, at)
+
     def test_the_end_of_the_connection(self) -> None:
         """Old servers end an answer so; an end in any other place is a broken one."""
         found = read(OK + b"\r\nabc")

@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.resource import Resource
+from twisted.web.resource import IResource, Resource
 
 from mtlsd.applications import missing
 from mtlsd.config import ConfigError, parse
 from mtlsd.proxy.backend import Backends
 from mtlsd.routing.rules import Made, Routed
+from mtlsd.web.files import Files
 from mtlsd.web.headers import PlainHeaders
 from mtlsd.web.message import Message
 from mtlsd.web.request import identity
@@ -50,6 +51,24 @@ class Told(Resource):
         return repr(sorted(name for name, _ in request.requestHeaders.getAllRawHeaders())).encode()
 
 
+class Swapping(Resource):
+    """The files of a folder, which change when one has been found in it."""
+
+    def __init__(self, files: Files, swap: Callable[[], object]) -> None:
+        super().__init__()
+        self._files = files
+        self._swap = swap
+
+    def getChild(self, path: bytes, request: Any) -> IResource:
+        found = self._files
+        for name in (path, *request.postpath):
+            found = cast(Files, found.getChild(name, request))
+        # The site goes on with this list.
+        request.postpath.clear()
+        self._swap()
+        return found
+
+
 class Threads(Clock):
     """A reactor whose threads are this one."""
 
@@ -71,6 +90,11 @@ def names(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     environ["wsgi.input"].read()
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [repr(sorted(environ)).encode()]
+
+
+def injected(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+    start_response("200 OK\r\nX-Injected: yes\0", [("Content-Type", "text/plain")])
+    return [b"x"]
 
 
 def broken(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -393,6 +417,13 @@ class DestinationTests(RouterTestCase):
             answer = Answer(gate.taken())
             self.assertEqual((answer.status, "ROLE" in answer.body.decode().upper()), (200, False), answer.body)
 
+    def test_a_status_of_two_lines(self) -> None:
+        """What an application takes from a client into its status would be a header of the answer."""
+        self.configure(self.route('wsgi = "tests.test_router:injected"'))
+        answer = self.get("/app")
+        self.assertEqual((answer.status, answer.reason), (200, "OK X-Injected: yes "))
+        self.assertNotIn("x-injected", answer.headers)
+
     def test_a_broken_application(self) -> None:
         """Its traceback is for the log."""
         self.configure(self.route('wsgi = "tests.test_router:broken"'))
@@ -592,6 +623,92 @@ class FilesTests(RouterTestCase):
         self.assertEqual(self.get("/files/a.txt").body, b"8")
         self.configure(listing)
         self.assertIn(b"release-8", self.get("/files/").body)
+
+    def swapped(self, target: str, swap: Callable[[], object], *headers: str) -> Answer:
+        """Ask for a file, and have *swap* done when it has been looked at and not been opened yet."""
+        door = FrontDoor(Swapping(Files(str(self.served), listing=True), swap))
+        gate = door.connect(Gate(STAFF))
+        gate.protocol.dataReceived(ask(target, "GET", *headers))
+        while gate.producer is not None and not gate.streaming:
+            gate.producer.resumeProducing()
+        return Answer(gate.taken())
+
+    def test_what_comes_into_the_place_of_a_file(self) -> None:
+        """Who may write to the folder would read what the server may; and to open a FIFO would hold it for good."""
+
+        def put() -> None:
+            self.setUp()
+            (self.folder / "outside").mkdir()
+            (self.folder / "outside" / "b.html").write_bytes(b"secret")
+
+        def gone() -> None:
+            (self.served / "sub" / "b.html").unlink()
+
+        def link() -> None:
+            gone()
+            (self.served / "sub" / "b.html").symlink_to(self.folder / "srv-secret")
+
+        def fifo() -> None:
+            gone()
+            os.mkfifo(self.served / "sub" / "b.html")
+
+        def folder() -> None:
+            gone()
+            (self.served / "sub" / "b.html").mkdir()
+
+        def parent() -> None:
+            (self.served / "sub").rename(self.folder / "away")
+            (self.served / "sub").symlink_to(self.folder / "outside")
+
+        def above() -> None:
+            self.served.rename(self.folder / "away")
+            self.served.symlink_to(self.folder / "outside")
+            (self.folder / "outside" / "sub").symlink_to(self.folder / "outside")
+
+        for swap, status in ((gone, 404), (link, 404), (fifo, 404), (folder, 302), (parent, 404), (above, 404)):
+            put()
+            answer = self.swapped("/sub/b.html", swap)
+            self.assertEqual((answer.status, b"secret" in answer.body), (status, False), swap)
+        put()
+        self.assertEqual(self.swapped("/sub/b.html", lambda: None).body, b"<b>")
+
+    def test_what_comes_into_the_place_of_a_folder(self) -> None:
+        """The names of what is outside are nobody's to know either."""
+        folder = cast(Files, Files(str(self.served), listing=True).getChild(b"sub", cast(Any, None)))
+        self.assertEqual(folder.listNames(), ["b.html"])
+        (self.served / "sub").rename(self.folder / "away")
+        self.assertEqual(folder.listNames(), [])
+        (self.served / "sub").symlink_to(self.folder)
+        self.assertEqual(folder.listNames(), [])
+
+    def test_a_file_that_is_replaced(self) -> None:
+        """What is sent is one file: the length, the tag and the bytes of it, whatever has its name by then."""
+
+        def swap() -> None:
+            (self.folder / "new").write_bytes(b"longer than it was")
+            (self.folder / "new").rename(self.served / "a.txt")
+
+        before = self.get("/files/a.txt").headers["etag"]
+        answer = self.swapped("/a.txt", swap)
+        self.assertEqual((answer.body, answer.headers["content-length"]), (b"longer than it was", "18"))
+        self.assertNotEqual(answer.headers["etag"], before)
+
+    def test_a_folder_that_nobody_lists(self) -> None:
+        """Search permission is enough on the way to a file, as it is anywhere."""
+        (self.served / "sub").chmod(0o311)
+        self.assertEqual(self.get("/files/sub/b.html").body, b"<b>")
+
+    def test_no_descriptor_is_left(self) -> None:
+        """Each request for a file that is not sent would take one away, until there are none."""
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            tag = self.get("/files/a.txt").headers["etag"]
+            self.assertEqual(self.get("/files/a.txt", "GET", f"If-None-Match: {tag}").status, 304)
+            self.assertEqual(self.get("/files/a.txt", "HEAD").status, 200)
+            self.assertEqual(self.get("/files/a.txt", "GET", "Range: bytes=10-").status, 416)
+            self.nothing("/files/sub/nothing")
+            self.assertEqual(self.get("/files/sub").status, 302)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
 
     def test_the_slash_of_a_path_with_escapes(self) -> None:
         """Sent on to itself, but for an escape that was escaped, a client gets nowhere."""

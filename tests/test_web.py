@@ -121,6 +121,20 @@ class ErrorTests(SiteTestCase):
         self.assertPlain(answer, 405, "method not allowed")
         self.assertEqual(answer.headers["allow"], "OPTIONS")
 
+    def test_a_reason_of_two_lines(self) -> None:
+        """What a resource makes of a client's words would be a header, or the body of an answer."""
+        for reason, told in (
+            (b"fine\r\nSet-Cookie: a=b", "fine Set-Cookie: a=b"),
+            (b"fine\n\n<script>", "fine <script>"),
+            (b"\ra\0b\x7fc", " a b c"),
+            (b"tab\tbed", "tab\tbed"),
+            (b"", ""),
+        ):
+            self.front = FrontDoor(Reasoning(reason))
+            answer = self.get("/")
+            self.assertEqual((answer.status, answer.reason, answer.body), (200, told, b"reasoned"), reason)
+            self.assertNotIn("set-cookie", answer.headers)
+
     def test_failure(self) -> None:
         """An error in a resource would tell a client what is inside, or tell the operator nothing."""
         self.front = FrontDoor(Raising())
@@ -405,6 +419,16 @@ def _channel() -> DummyChannel:
 
 class Leaf(Resource):
     isLeaf = True
+
+
+class Reasoning(Leaf):
+    def __init__(self, reason: bytes) -> None:
+        super().__init__()
+        self.reason = reason
+
+    def render_GET(self, request: Request) -> bytes:
+        request.setResponseCode(200, self.reason)
+        return b"reasoned"
 
 
 class Raising(Leaf):

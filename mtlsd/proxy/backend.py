@@ -24,7 +24,7 @@ from mtlsd.web.patience import Patience
 _MOST_IDLE, _IDLE = 64, 4.0
 #: Given a descriptor, returns what tells whether something has come on it.
 Watch: TypeAlias = Callable[[Any], Callable[[], object]]
-#: Seconds that a backend which could not be reached is passed over: at first, and at most.
+#: Seconds that a backend which could not be reached, or did not answer, is passed over: at first, and at most.
 _FIRST_REST, _LONGEST_REST = 1.0, 30.0
 
 
@@ -196,11 +196,14 @@ class BackendConnection(Protocol):
         if parser.switched is not None:
             self._waiting = None
             parser.let_go()
+            self._backend.is_well()
             waiting.switched(self, parser.switched, parser.behind)
             return
         head = parser.head
         if head is None or self._waiting is not waiting:
             return
+        if self._backend.down_until:
+            self._backend.is_well()
         pieces, parser.pieces = parser.pieces, []
         body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if parser.done and self.is_asked and not self._is_answered:
@@ -220,7 +223,10 @@ class BackendConnection(Protocol):
         """The response is complete: keep the connection for the next request, where that may be."""
         self._waiting = None
         self.patience.rest()
-        if parser.reusable and self.is_asked and not self.is_last and not self._is_lost:
+        transport = self.transport
+        # An answer may come before the transport has let go of all that was asked: the next request would go out behind the rest.
+        has_sent_all = not transport.dataBuffer and not transport._tempDataLen
+        if parser.reusable and has_sent_all and self.is_asked and not self.is_last and not self._is_lost:
             if self._is_held:
                 # It is the client of this answer that is slow; the next one would wait for ever.
                 self.go_on()
@@ -244,13 +250,9 @@ class Backend:
         self._reactor = reactor
         self._idle: list[BackendConnection] = []
         self._rest = _FIRST_REST
-        self._down_until = 0.0
+        #: Until when it is passed over, in seconds of the monotonic clock; 0 where it is well.
+        self.down_until = 0.0
         self._log = Logger()
-
-    @property
-    def down_until(self) -> float:
-        """Until when it is passed over, in seconds of the monotonic clock; in the past where it is well."""
-        return self._down_until
 
     def idle(self) -> BackendConnection | None:
         """Return a connection that is waiting for a request, if there is one: the last that was used."""
@@ -287,21 +289,28 @@ class Backend:
             self._idle.remove(connection)
 
     def is_well(self) -> None:
-        """It could be reached."""
-        if self._down_until:
-            self._log.info("{target} can be reached again", target=self.target)
-        self._rest, self._down_until = _FIRST_REST, 0.0
+        """It has answered.  That it can be reached says little: a server that hangs has a kernel that does not."""
+        if self.down_until:
+            self._log.info("{target} answers again", target=self.target)
+        self._rest, self.down_until = _FIRST_REST, 0.0
 
     def is_down(self, why: str) -> None:
-        """It could not be reached: pass it over, each time for twice as long."""
-        now = self.deadlines.seconds()
-        if now < self._down_until:
+        """It could not be reached, or did not answer: pass it over, each time for twice as long."""
+        if self.deadlines.seconds() < self.down_until:
             # Of requests that come together, the first has said so; and where all are down, each is tried all the time.
             return
-        if not self._down_until:
+        if not self.down_until:
             # Once: every request that failed for it has a line of its own.
-            self._log.warn("{target} cannot be reached: {why}", target=self.target, why=why)
-        self._down_until = now + self._rest
+            self._log.warn("{target} is passed over: {why}", target=self.target, why=why)
+        self._pass_over()
+
+    def is_tried(self) -> None:
+        """It is asked first.  Where it was down, one request finds out how it is: others wait for no silent server meanwhile."""
+        if self.down_until and self.deadlines.seconds() >= self.down_until:
+            self._pass_over()
+
+    def _pass_over(self) -> None:
+        self.down_until = self.deadlines.seconds() + self._rest
         self._rest = min(2 * self._rest, _LONGEST_REST)
 
     def close(self) -> None:
@@ -333,7 +342,9 @@ class Backends:
         self._turns[targets] = (start + 1) % len(backends)
         backends = backends[start:] + backends[:start]
         now = self._deadlines.seconds()
-        return sorted(backends, key=lambda backend: max(0.0, backend.down_until - now))
+        backends.sort(key=lambda backend: max(0.0, backend.down_until - now))
+        backends[0].is_tried()
+        return backends
 
     def keep_only(self, targets: Iterable[Target]) -> None:
         """Forget the backends that no route has any more."""
@@ -366,7 +377,6 @@ class _Factory(ClientFactory):
 
     def buildProtocol(self, addr: object) -> BackendConnection:
         self.deadline.cancel()
-        self._backend.is_well()
         return BackendConnection(self._backend, self._made)
 
     def clientConnectionFailed(self, connector: object, reason: Failure) -> None:

@@ -240,6 +240,8 @@ class Exchange:
         """The connection to the backend broke, or what came on it is no answer."""
         connection, self._connection = self._connection, None
         backend = self._candidates[0] if self._candidates else None
+        if backend is not None and not answered and not self._is_pooled:
+            self._hold_against(backend, why)
         if answered:
             self._say(backend, why)
             self._is_over = True
@@ -375,8 +377,15 @@ class Exchange:
             self.site.log(self)
             self.gate.abortConnection()
         else:
-            self._say(backend, "it does not answer")
+            why = "it does not answer"
+            self._hold_against(backend, why)
+            self._say(backend, why)
             self._fail(_TIMEOUT)
+
+    def _hold_against(self, backend: Backend, why: str) -> None:
+        """Have others asked before *backend*, for now.  Where it is the only one there is nothing to choose."""
+        if len(self._upstream.targets) > 1:
+            backend.is_down(why)
 
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None

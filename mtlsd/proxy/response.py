@@ -22,7 +22,12 @@ _MOST_INTERIM = 20
 _LENGTH_DIGITS = 18
 # RFC 9112 4; llhttp lets everything pass but a line end.
 _REASON = re.compile(rb"[\t -~\x80-\xff]*")
+# llhttp reads RTSP and other versions as well, and does not say of which it was.
+_VERSIONS = (b"HTTP/1.1 ", b"HTTP/1.0 ")
+_VERSION = len(_VERSIONS[0])
 _SWITCHING, _NO_CONTENT, _NOT_MODIFIED = 101, 204, 304
+
+_OTHER = "it is neither HTTP/1.1 nor HTTP/1.0"
 
 
 class BadResponse(Exception):
@@ -54,7 +59,18 @@ class ResponseParser:
     """
 
     __slots__ = (
-        *("_ends_with_connection", "_excess", "_headers", "_interim", "_is_final", "_is_head", "_names", "_parser", "_past_head"),
+        *(
+            "_beginning",
+            "_ends_with_connection",
+            "_excess",
+            "_headers",
+            "_interim",
+            "_is_final",
+            "_is_head",
+            "_names",
+            "_parser",
+            "_past_head",
+        ),
         *("_got_on", "_is_at_end", "_is_chunked", "_protocols", "_reason", "_refused", "_size", "behind", "done", "head"),
         *("interim", "pieces", "reusable", "switched"),
     )
@@ -79,6 +95,8 @@ class ResponseParser:
         self._protocols = protocols
         self._headers: list[tuple[bytes, bytes]] = []
         self._reason = b""
+        #: What has come of its version; ``None`` once that is one of ours.
+        self._beginning: bytes | None = b""
         self._size = 0
         # Whether the piece had more than a part of a head, of trailers or of what frames a chunk.
         self._got_on = False
@@ -106,6 +124,9 @@ class ResponseParser:
     def feed(self, data: bytes) -> None:
         """Read *data*.  Raises :exc:`BadResponse`; what was complete before is there all the same."""
         self._got_on = is_upgraded = False
+        if self._beginning is not None:
+            is_usual = not self._beginning and data.startswith(_VERSIONS)
+            self._beginning = None if is_usual else _beginning_of_version(self._beginning + data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as found:
@@ -205,6 +226,8 @@ class ResponseParser:
             return
         self._is_final = True
         plain = headers.plain
+        if self._interim and parser.get_http_version() not in ("1.1", "1.0"):
+            raise BadResponse(_OTHER)
         if not _REASON.fullmatch(self._reason):
             raise BadResponse("its status line cannot be read")
         codings, lengths = plain.get(b"Transfer-Encoding"), plain.get(b"Content-Length")
@@ -253,3 +276,12 @@ class ResponseParser:
 
 def _tokens(plain: dict[bytes, list[bytes]]) -> set[bytes]:
     return {token.strip().lower() for value in plain.get(b"Connection", ()) for token in value.split(b",")}
+
+
+def _beginning_of_version(data: bytes) -> bytes | None:
+    """Return what has come of a version, if that is not all of it.  Raises :exc:`BadResponse` where it is none of ours."""
+    # A line end before it belonged to whatever was answered last.
+    data = data.lstrip(b"\r\n")[:_VERSION]
+    if not any(version.startswith(data) for version in _VERSIONS):
+        raise BadResponse(_OTHER)
+    return data if len(data) < _VERSION else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
@@ -20,6 +21,12 @@ _RANGES = re.compile(
     rb"bytes=[ \t]*(?:[0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})(?:[ \t]*,[ \t]*(?:[0-9]{1,18}-[0-9]{0,18}|-[0-9]{1,18})){0,15}"
 )
 
+#: No link is followed, and nothing is waited for: what was looked at may be another thing by now, a FIFO without a writer.
+_CAREFULLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+#: A folder on the way, which may be one that nobody can list.
+_ON_THE_WAY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_TOO_MANY = (errno.EMFILE, errno.ENFILE)
+
 
 class Files(File):
     """:class:`twisted.web.static.File`, in plain lines, that lists nothing unasked and follows no link out of its folder."""
@@ -29,6 +36,8 @@ class Files(File):
         super().__init__(path, defaultType="application/octet-stream")
         self._listing = listing
         self._inside = path if inside is None else inside
+        #: The file, once it is open: whatever its name stands for by then, it is this one that is described and sent.
+        self._file: IO[bytes] | None = None
         self.childNotFound: Any = Missing()
         self.forbidden: Any = self.childNotFound
 
@@ -65,31 +74,82 @@ class Files(File):
         """Send the file, or the ranges of it that are asked for, or that it is not what is asked for."""
         # What a browser takes for another type than it is, is somebody else's page.
         request.setHeader(b"X-Content-Type-Options", b"nosniff")
+        self._file = self._opened()
+        if self._file is None:
+            # A folder is sent on to its own name with a slash.
+            self.restat(False)
+            return super().render_GET(request) if self.isdir() else self.childNotFound.render(request)
         headers = request.requestHeaders
-        # The file may change before it is opened: then this is the tag of what was there before, and matches no more.
-        state = self._state()
-        if state is not None:
-            refusal = state.refusal(headers)
-            if refusal is not None:
-                return _refused(request, state, refusal)
-            request.setHeader(b"ETag", state.tag)
-            if headers.hasHeader(b"Range") and not (_can_be_read(headers) and state.has_ranges_for(headers)):
-                # RFC 9110 14.2: the whole, then.
-                headers.removeHeader(b"Range")
+        found = os.fstat(self._file.fileno())
+        state = State.of(found.st_mtime_ns, found.st_size)
+        refusal = state.refusal(headers)
+        if refusal is not None:
+            self._file.close()
+            return _refused(request, state, refusal)
+        request.setHeader(b"ETag", state.tag)
+        if headers.hasHeader(b"Range") and not (_can_be_read(headers) and state.has_ranges_for(headers)):
+            # RFC 9110 14.2: the whole, then.
+            headers.removeHeader(b"Range")
         # It has had its answer; Twisted would ask it without looking at the others.
         headers.removeHeader(b"If-Modified-Since")
         return super().render_GET(request)
 
     render_HEAD = render_GET
 
-    def _state(self) -> State | None:
-        """Return the state of the file; ``None`` where there is none that can be sent, whatever the condition."""
+    def restat(self, reraise: bool = True) -> None:
+        """Look at what is there: at the file itself, once that is open."""
+        if self._file is None:
+            super().restat(reraise)
+        else:
+            self._statinfo = os.fstat(self._file.fileno())
+
+    def openForReading(self) -> IO[bytes]:
+        """Return the file, which is open."""
+        if self._file is None:
+            # What was a folder a moment ago.
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return self._file
+
+    def listNames(self) -> list[str]:
+        """Return the names in this folder, and never those in one that has come into its place."""
         try:
-            found = os.stat(self.path)
+            folder = self._descriptor()
         except OSError:
+            return []
+        try:
+            return sorted(os.listdir(folder))
+        except OSError:
+            return []
+        finally:
+            os.close(folder)
+
+    def _opened(self) -> IO[bytes] | None:
+        """Return the file, open; ``None`` where there is none that can be sent.
+
+        Who may write to the folder can put anything in the place of what :meth:`createSimilarFile` has looked at.
+        """
+        try:
+            file = self._descriptor()
+        except OSError as error:
+            if error.errno in _TOO_MANY:
+                raise
             return None
-        is_sent = stat.S_ISREG(found.st_mode) and os.access(self.path, os.R_OK)
-        return State.of(found.st_mtime_ns, found.st_size) if is_sent else None
+        if stat.S_ISREG(os.fstat(file).st_mode):
+            return open(file, "rb")
+        os.close(file)
+        return None
+
+    def _descriptor(self) -> int:
+        """Open this path, which had no link in it, from the folder that is served.  Raises :exc:`OSError`: for any link too."""
+        *folders, last = os.path.relpath(self.path, self._inside).split("/")
+        there = os.open(self._inside, _ON_THE_WAY)
+        try:
+            for name in folders:
+                above, there = there, os.open(name, _ON_THE_WAY, dir_fd=there)
+                os.close(above)
+            return os.open(last, _CAREFULLY, dir_fd=there)
+        finally:
+            os.close(there)
 
     def _rangeToOffsetAndSize(self, start: int | None, end: int | None) -> tuple[int, int]:
         # RFC 9110 14.1.2: the last 1,000 bytes of a file of 10 are the 10; Twisted's would begin before the first.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from io import BytesIO
 from typing import Any, AnyStr, cast
 from urllib.parse import unquote_to_bytes as unquote
@@ -31,6 +32,8 @@ from mtlsd.web.interfaces import IAuthenticatedTransport
 #: The methods of HTTP (RFC 9110 9.3, RFC 5789), in the order in which ``Allow`` names them.
 METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE")
 
+# RFC 9112 4: what a reason has; a line end in it would begin a header, or the body.
+_NO_REASON = re.compile(rb"[^\t -~\x80-\xff]+")
 #: Answers of these need no Content-Type.
 _WITHOUT_TYPE = (NOT_MODIFIED, NO_CONTENT)
 _NOTHING = [b"0"]
@@ -120,6 +123,10 @@ class Request(server.Request):
             self.render(found)
         except BaseException:
             self.processingFailed(Failure())
+
+    def setResponseCode(self, code: int, message: bytes | None = None) -> None:
+        """Set the status of the answer, and its reason.  Control characters in this become a space, as line ends in headers do."""
+        super().setResponseCode(code, None if message is None else _NO_REASON.sub(b" ", message))
 
     def setHeader(self, name: AnyStr, value: AnyStr) -> None:
         """Set a header of the answer.  Line ends become spaces: twisted.web sees to that where there are any."""
