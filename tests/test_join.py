@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -634,6 +635,16 @@ class OpeningsTests(JoinBase):
         self.assertFalse(self.open())
         self.invite("bob")
         self.assertTrue(self.open())
+
+    def test_a_file_that_is_put_right(self) -> None:
+        """An invite of the wrong owner or mode would be good only when another one is made, or after a restart."""
+        openings = Openings(self.folder, self.front.now, wall=lambda: time.time() + 60)
+        path = self.folder / "invites" / self.invite("bob").invite.file
+        path.chmod(0o666)
+        self.assertFalse(openings.any())
+        self.assertFalse(openings.any())
+        path.chmod(0o600)
+        self.assertTrue(openings.any())
 
     def test_unsafe(self) -> None:
         """Whoever may write to the folder could open the door."""
