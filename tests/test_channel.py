@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any, cast
 
 from twisted.internet.testing import StringTransport
@@ -290,6 +291,48 @@ class LimitTests(ChannelTestCase):
             self.assertRefused(413, "request body too large")
         self.gate = self.front.connect()
         self.send(ask("/echo", "POST", body=b"x" * 1000))
+        self.assertEqual(Answer(self.gate.taken()).status, 200)
+
+    def test_bodies_of_small_requests(self) -> None:
+        """A client that keeps its connection would be refused after a number of uploads, each within the limit."""
+        self.front.site.settings = Settings(max_body=1000)
+        self.gate = self.front.connect()
+        for _ in range(3):
+            self.send(ask("/echo", "POST", body=b"x" * 400))
+            self.assertEqual(Answer(self.gate.taken()).status, 200)
+
+    def test_large_body_for_our_own_pages(self) -> None:
+        """Any client could fill the disk by way of a page that wants no body: without a configuration nothing is set against it."""
+        self.front = FrontDoor()
+        for target in ("/", "/hello", "/whoami?x", "/.mtlsd/renew", "/.mtlsd/x", "/no/such", "/%zz", "*"):
+            for method in ("GET", "POST", "OPTIONS"):
+                self.gate = self.front.connect()
+                self.send(ask(target, method, "Content-Length: 1000000000", "Expect: 100-continue"))
+                self.assertRefused(413, "request body too large")
+
+    def test_chunked_body_for_our_own_pages(self) -> None:
+        """As above, by a body that does not say how long it is; and what may come is a file for each request."""
+        self.front = FrontDoor()
+        self.gate = self.front.connect()
+        self.send(ask("/hello", "POST", "Transfer-Encoding: chunked"))
+        self.assertIsInstance(self.gate.protocol._request.content, BytesIO)
+        for _ in range(8):
+            self.assertFalse(self.gate.disconnecting)
+            self.send(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+        self.send(b"1\r\nx\r\n")
+        self.assertRefused(413, "request body too large")
+
+    def test_setting_below_that(self) -> None:
+        """The operator's own, smaller limit would not hold for these pages."""
+        self.front = FrontDoor(settings=Settings(max_body=1000))
+        self.gate = self.front.connect()
+        self.send(ask("/hello", "POST", "Content-Length: 1001"))
+        self.assertRefused(413, "request body too large")
+
+    def test_resource_of_ones_own_takes_any(self) -> None:
+        """An application in the place of our pages would take no upload."""
+        self.gate = self.front.connect()
+        self.send(ask("/echo", "POST", body=b"x" * 40_000))
         self.assertEqual(Answer(self.gate.taken()).status, 200)
 
     def test_long_line_at_once(self) -> None:

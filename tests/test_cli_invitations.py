@@ -14,6 +14,8 @@ from mtlsd.enrol.invite import Invite, digest_of
 from tests.pki import Pair, make_pair
 from tests.test_cli import Base
 
+_ASSUMED = "the server is taken to be at www.example.org:9443; --at HOST:PORT says otherwise\n"
+
 
 class InvitationsTests(Base):
     def setUp(self) -> None:
@@ -46,7 +48,7 @@ class InvitationsTests(Base):
         invitation, result = self.invited("bob", "--group", "ops", "--for", "30m")
         self.assertEqual((invitation.endpoint, invitation.name), ("www.example.org:9443", "bob"))
         self.assertEqual(invitation.fingerprint, self.server.fingerprint)
-        self.assertRegex(result.stderr, r"\Avalid until \d{4}-\d\d-\d\d \d\d:\d\d UTC, once\n\Z")
+        self.assertRegex(result.stderr, r"\Avalid until \d{4}-\d\d-\d\d \d\d:\d\d UTC, once\n" + _ASSUMED + r"\Z")
         (found,) = self.listed()
         self.assertEqual((found["name"], found["groups"], found["id"]), ("bob", ["ops"], digest_of(invitation.secret)[:16]))
         self.assertNotIn(str(digest_of(invitation.secret)), json.dumps(found))
@@ -72,6 +74,13 @@ class InvitationsTests(Base):
         self.fails(1, "does not name www.example.org", "invite", "f", "--config", config)
         self.fails(2, "HOST:PORT is wanted", "invite", "f", "--at", "www.example.org")
         self.assertEqual(len(self.listed()), 5)
+
+    def test_where_it_is_not_said(self) -> None:
+        """Lost: that the address is a guess: a server with another port would be looked for in vain, far away and later."""
+        self.assertIn(_ASSUMED, self.invited("a")[1].stderr)
+        config = self.config("[server]\nenrol = true\n")
+        for told in (("b", "--at", "www.example.org:9443"), ("c", "--config", config)):
+            self.assertRegex(self.invited(*told)[1].stderr, r"\Avalid until .*, once\n\Z")
 
     def test_the_configuration(self) -> None:
         """Lost: the folder, the port and the certificate that the server has would not be those of the invite."""

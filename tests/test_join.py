@@ -607,6 +607,16 @@ class OpeningsTests(JoinBase):
         self.invite("bob")
         self.assertTrue(self.open())
 
+    def test_a_file_that_is_put_right(self) -> None:
+        """An invite of the wrong owner or mode would be good only when another one is made, or after a restart."""
+        openings = Openings(self.folder, self.front.now, wall=lambda: time.time() + 60)
+        path = self.folder / "invites" / self.invite("bob").invite.file
+        path.chmod(0o666)
+        self.assertFalse(openings.any())
+        self.assertFalse(openings.any())
+        path.chmod(0o600)
+        self.assertTrue(openings.any())
+
     def test_unsafe(self) -> None:
         """Whoever may write to the folder could open the door."""
         self.invite("bob")

@@ -257,6 +257,19 @@ class RouteTests(RouterTestCase):
         self.assertEqual(self.get("/admin", "HEAD").status, 200)
         self.assertEqual(self.get("/admin", "DELETE").status, 200)
 
+    def test_large_bodies(self) -> None:
+        """Any client could fill the disk by way of our own pages; or an application would take no uploads."""
+        large = "Content-Length: 1000000000"
+        for target in ("/.mtlsd", "/.mtlsd/", "/.mtlsd/whoami", "/%2Emtlsd/renew?x", "http://localhost/.mtlsd/x"):
+            answer = self.get(target, "POST", large, "Expect: 100-continue")
+            self.assertEqual((answer.status, answer.headers["connection"]), (413, "close"), target)
+        gate = self.door.connect(Gate(STAFF))
+        gate.protocol.dataReceived(ask("/admin", "DELETE", large, "Expect: 100-continue"))
+        self.assertEqual(gate.taken(), b"HTTP/1.1 100 Continue\r\n\r\n")
+        gate.lose()
+        self.configure("")
+        self.assertEqual(self.get("/x", "POST", large).status, 413)
+
     def test_its_own_pages(self) -> None:
         """With routes, `/hello` is the application's; mtlsd's own are where nobody's are."""
         self.assertEqual(self.get("/.mtlsd/hello").body, b"Hello: alice\n")

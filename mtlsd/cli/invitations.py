@@ -89,10 +89,13 @@ def invite(
     if certificate.not_after < now():
         raise Refused(f"{settings.cert_path} has expired, so no client would trust the server")
     made = Invites(settings.certs, now, login_user()).invite(name, groups, lifetime, again=again)
-    line = Invitation(host, port, name, certificate.fingerprint, made.secret).line()
-    click.echo(f"mtlsd join {line}")
+    invitation = Invitation(host, port, name, certificate.fingerprint, made.secret)
+    click.echo(f"mtlsd join {invitation.line()}")
     # Not with the line: that is made to be sent, or to be piped into `mtlsd join -`.
     click.echo(f"valid until {_time(made.invite.expires)}, once", err=True)
+    if at is None and config_file is None:
+        # Whoever has not said where it is may have a server with another port.
+        click.echo(f"the server is taken to be at {invitation.endpoint}; --at HOST:PORT says otherwise", err=True)
     for note in made.notes:
         click.echo(printable(note), err=True)
     if not (config_file is None or settings.enrol):

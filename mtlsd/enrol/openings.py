@@ -30,18 +30,20 @@ class Openings:
         server_uid: Callable[[], int] = os.geteuid,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """*now* returns an aware time; *server_uid* is asked at each look, for it changes when the service gives up root.
+        """*now* returns an aware time, *wall* the seconds since 1970, as the disk has them.
 
-        *wall* gives seconds since 1970, as the file system has them.
+        *server_uid* is asked at each look, for it changes when the service gives up root.
         """
         self._folder = folder
+        self._wall = wall
         self._now = now
         self._server_uid = server_uid
-        self._wall = wall
         self._log = Logger()
         # The folder as it was when all of it had been looked at, and what was read of it, by file: such a file never changes.
         self._mark: tuple[int, ...] | None = None
         self._known: dict[str, Invite] = {}
+        # What could not be read, and as what it stood there then: a chmod or chown of it does not show in the folder.
+        self._unread: dict[str, tuple[int, ...] | None] = {}
         self._good: Invite | None = None
 
     def any(self) -> bool:
@@ -62,15 +64,19 @@ class Openings:
     def _first_good(self) -> Invite | None:
         """Look for one that is good, and no further: of thousands, hardly any has to be read."""
         mark = self._marked()
-        if mark is not None and mark == self._mark:
+        if mark is not None and mark == self._mark and all(map(self._is_unchanged, self._unread.items())):
             return next(filter(self._is_good, self._known.values()), None)
         self._mark = None
+        self._unread = {}
         try:
             with opened_invites(self._folder, self._server_uid()) as invites:
                 files = files_in(invites)
                 self._known = {file: self._known[file] for file in files if file in self._known}
                 for file in files:
+                    status = None if file in self._known else self._marked(file)
                     invite = self._known.get(file) or self._read(invites, file)
+                    if invite is None:
+                        self._unread[file] = status
                     if invite is not None:
                         self._known[file] = invite
                         if self._is_good(invite):
@@ -93,10 +99,14 @@ class Openings:
             self._log.error("{path}: {why}", path=printable(str(self._folder / INVITES / file)), why=why)
             return None
 
-    def _marked(self) -> tuple[int, ...] | None:
-        """Return what changes whenever the folder does; ``None`` while that cannot be told, so that it is looked at again."""
+    def _is_unchanged(self, unread: tuple[str, tuple[int, ...] | None]) -> bool:
+        file, status = unread
+        return status is not None and status == self._marked(file)
+
+    def _marked(self, file: str = "") -> tuple[int, ...] | None:
+        """Return what changes whenever the folder does, or a *file* in it; ``None`` while that cannot be told, so that it is looked at again."""
         try:
-            found = os.stat(self._folder / INVITES, follow_symlinks=False)
+            found = os.stat(self._folder / INVITES / file, follow_symlinks=False)
         except FileNotFoundError:
             return ()
         except OSError:

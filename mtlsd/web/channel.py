@@ -79,7 +79,8 @@ class Channel(Protocol):
         self._producer: Any = None
         self._pulls = False
         self._head: bytes | None = None
-        self._taken = 0
+        # Bytes of the request's body that have come, and that may; 0: any number.
+        self._taken = self._most = 0
 
     @property
     def gate(self) -> IAuthenticatedTransport:
@@ -405,7 +406,9 @@ class Channel(Protocol):
         site = self.site
         self.persistent = message.keep_alive and not self._finishing
         self._is_asked_to_close = not message.keep_alive and not self._parser.upgraded
-        if site.settings.max_body and (message.length or 0) > site.settings.max_body:
+        self._taken = 0
+        most = self._most = 0 if message.length == 0 else site.largest_body(message.target)
+        if most and (message.length or 0) > most:
             self.refuse(CONTENT_TOO_LARGE, "request body too large")
             return False
         if self._refusal is not None and not message.complete:
@@ -422,7 +425,6 @@ class Channel(Protocol):
             if exchange is not None:
                 self._request = exchange
                 if not message.complete:
-                    self._taken = 0
                     self._owes_continue = not message.pieces and self._expects_continue(message)
                     self._begin_body()
                 exchange.begin()
@@ -431,11 +433,11 @@ class Channel(Protocol):
             return False
         request = self._request = site.requestFactory(self)
         request.requestHeaders = message.headers_of_its_own()
-        request.gotLength(message.length)
+        # A small one is kept in memory, also where nobody knows yet how small.
+        request.gotLength(most or None if message.length is None else message.length)
         if b"Cookie" in message.headers.plain:
             request.parseCookies()
         if not message.complete:
-            self._taken = 0
             if self._expects_continue(message):
                 # A byte of an answer, before Request.process has asked who is to get it.
                 if self.gate.authorize() is None:
@@ -470,11 +472,11 @@ class Channel(Protocol):
             pieces, message.pieces = message.pieces, []
             for piece in pieces:
                 self._taken += len(piece)
+                if self._most and self._taken > self._most:
+                    self._drop_request()
+                    self.refuse(CONTENT_TOO_LARGE, "request body too large")
+                    return False
                 self._request.handleContentChunk(piece)
-            if self.site.settings.max_body and self._taken > self.site.settings.max_body:
-                self._drop_request()
-                self.refuse(CONTENT_TOO_LARGE, "request body too large")
-                return False
             if self._pace is not None:
                 self._pace.came(self._taken)
         if self._request is None:

@@ -64,10 +64,8 @@ class Renew(Branch):
         if (request.getHeader(b"content-type") or b"").partition(b";")[0].strip().lower() != b"application/json":
             # A page of somebody else's, in a browser that has a certificate, cannot send this without being asked.
             return _said(request, 415, {"error": "application/json is wanted"})
-        body = request.content.read(LARGEST + 1)
-        if len(body) > LARGEST:
-            return _said(request, 413, {"error": f"more than {LARGEST} bytes"})
-        asked = _read(body)
+        # More than that has been refused already: Site.largest_body.
+        asked = _read(request.content.read(LARGEST))
         if asked is None:
             return _said(
                 request,

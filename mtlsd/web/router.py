@@ -104,6 +104,17 @@ class Router:
         identity = self.joined(identity)
         return not isinstance(self.rules.rule(identity.client, identity.groups, message.method, path), Routed)
 
+    def is_own(self, target: bytes) -> bool:
+        """Tell whether a request for *target* is for mtlsd's own tree."""
+        if not self.rules.routes:
+            return True
+        try:
+            path = canonical(target.partition(b"?")[0])
+        except PathError:
+            # It is turned away.
+            return False
+        return path == _OWN or path.startswith(_BELOW_OWN)
+
     def objection(self, identity: Identity, path: bytes, target: Target) -> str | None:
         """Return why a connection that was upgraded may not go on: see :meth:`~mtlsd.routing.rules.Rules.objection`."""
         identity = self.joined(identity)

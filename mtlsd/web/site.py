@@ -18,6 +18,7 @@ from twisted.web.resource import IResource, Resource
 
 from mtlsd.audit.events import rfc3339, tls_as_dict
 from mtlsd.deadlines import Deadlines
+from mtlsd.proof import LARGEST
 from mtlsd.routing.rules import RESERVED
 from mtlsd.settings import Settings
 from mtlsd.web.accesslog import AccessLog
@@ -102,6 +103,16 @@ class Site(server.Site):
             prepath.append(name)
             found = found.getChildWithDefault(name, request)
         return cast(IResource, found)
+
+    def largest_body(self, target: bytes) -> int:
+        """Return the bytes that the body of a request for *target* may have; 0: any number.
+
+        mtlsd's own pages take what a renewal may have, whatever the setting: more would only fill the disk before it is refused.
+        """
+        most = self.settings.max_body
+        if isinstance(self.resource, Own) and (self.router is None or self.router.is_own(target)):
+            return min(most, LARGEST) if most else LARGEST
+        return most
 
     def log(self, request: HTTPRequest) -> None:
         """Called for every request that has ended."""
