@@ -71,6 +71,8 @@ def refresh(folder: ClientFolder, pairs: ClientPairs, now: datetime, at: tuple[s
         with Connection(server, found[0]) as connection:
             shown = told_in(connection.ask(PATH), server, fingerprint_of(connection.certificate), hosts, now)
         ders = [one.der for one in shown]
+        if set(ders) - set(known):
+            pairs.learn()
         if set(ders) != set(known):
             folder.replace_server(ders)
     return News(

@@ -118,6 +118,20 @@ class TellingTests(AcceptanceTestCase):
         self.assertEqual(self.run_it("renew", "--if-expiring", "30d"), ("", ""))
         self.assertEqual(self.mine.server.read_bytes(), self.pem(self.now, self.next))
 
+    def test_then(self) -> None:
+        """A program that has read server.pem at its start would go on with that, and not know its server after the switch."""
+        self.teller.answer = self.announced
+        self.run_it("trust", "--refresh")
+        then = ("renew", "--if-expiring", "30d", "--then")
+        errors = self.run_it(*then, "test -e ready", status=1)[1]
+        self.assertIn("status 1; the server's next certificate is known; the same command again", errors)
+        self.assertEqual(self.run_it(*then, "echo told >> told"), ("", ""))
+        self.assertEqual(self.run_it(*then, "echo told >> told"), ("", ""))
+        # What is trusted no more is no reason to restart anything.
+        self.teller.answer = told(entry(self.now))
+        self.assertIn("forgotten: ", self.run_it(*then, "echo told >> told")[0])
+        self.assertEqual((self.folder / "told").read_text(), "told\n")
+
     def test_wrong(self) -> None:
         """A wrong answer, or somebody else who answers, would change what is trusted; or a timer fail each night."""
         for status, answer, said in (
