@@ -12,9 +12,10 @@ import json
 import select
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Self, TypeVar
 
@@ -249,6 +250,20 @@ def whoami(server: Server, pair: Pair, patience: float = PATIENCE) -> Who:
                 continue
             return Who(printable(str(client)), tuple(map(printable, groups)), str(fingerprint), pages)
     raise ServerError(f"{server.endpoint}: it lets this certificate in, but does not say under which name")
+
+
+def is_verified(der: bytes, trusted: Iterable[bytes], at: datetime) -> bool:
+    """Tell whether a program that leaves it to OpenSSL, and trusts *trusted* (DER), would take *der* at that time (aware)."""
+    store = crypto.X509Store()
+    # It reads the fields of a time as they stand there.
+    store.set_time(at.astimezone(UTC))
+    try:
+        for other in trusted:
+            store.add_cert(crypto.load_certificate(crypto.FILETYPE_ASN1, other))
+        crypto.X509StoreContext(store, crypto.load_certificate(crypto.FILETYPE_ASN1, der)).verify_certificate()
+    except (crypto.Error, crypto.X509StoreContextError):
+        return False
+    return True
 
 
 class _Stream(io.RawIOBase):

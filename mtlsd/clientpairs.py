@@ -29,6 +29,8 @@ from mtlsd.text import printable
 PAIRS, CURRENT, NEXT = "pairs", "current", "next"
 #: There from just before the change until whatever uses the pair has been told.
 MARK = "renewing"
+#: There from just before another certificate of the server's is trusted until whatever has read server.pem has been told.
+LEARNED = "learned"
 _LOCK = ".lock"
 
 
@@ -60,6 +62,21 @@ class ClientPairs:
     def is_under_way(self) -> bool:
         """Whether the pair was changed (or just not yet, where one is waiting), and nobody has said that all is done."""
         return (self._path / MARK).exists()
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether another certificate of the server's is trusted, and nobody has said that all who use it know."""
+        return (self._path / LEARNED).exists()
+
+    def learn(self) -> None:
+        """Say that another certificate of the server's is about to be trusted."""
+        with self._writing(), self._at_root() as root:
+            self._mark(root, LEARNED)
+
+    def told(self) -> None:
+        """Say that all who use the server's certificates know."""
+        with self._writing(), self._at_root() as root:
+            self._unmark(root, LEARNED)
 
     def waiting(self) -> tuple[Pair, Certificate] | None:
         """Return the next pair, or ``None`` where there is none."""
@@ -159,13 +176,13 @@ class ClientPairs:
             raise
         root.sync()
 
-    def _mark(self, root: Folder) -> None:
-        os.close(self._system.open(MARK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, root.descriptor))
+    def _mark(self, root: Folder, name: str = MARK) -> None:
+        os.close(self._system.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600, root.descriptor))
         root.sync()
 
-    def _unmark(self, root: Folder) -> None:
+    def _unmark(self, root: Folder, name: str = MARK) -> None:
         with suppress(FileNotFoundError):
-            self._system.unlink(MARK, root.descriptor)
+            self._system.unlink(name, root.descriptor)
 
     def _sweep(self) -> None:
         """Remove what a kill has left.  Only for who holds the lock."""
@@ -182,9 +199,16 @@ class ClientPairs:
                 sweep_pairs(pairs)
 
     @contextmanager
-    def _opened(self) -> Iterator[tuple[Folder, Folder]]:
+    def _at_root(self) -> Iterator[Folder]:
         root = Folder(str(self._path), self._system)
         try:
+            yield root
+        finally:
+            root.close()
+
+    @contextmanager
+    def _opened(self) -> Iterator[tuple[Folder, Folder]]:
+        with self._at_root() as root:
             if not root.has(PAIRS):
                 self._system.mkdir(PAIRS, 0o700, root.descriptor)
                 root.sync()
@@ -193,8 +217,6 @@ class ClientPairs:
                 yield root, pairs
             finally:
                 pairs.close()
-        finally:
-            root.close()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -113,7 +114,8 @@ def new_client_pair(name: str, now: datetime, days: int) -> NewPair:
 def new_server_pair(hosts: Sequence[str], now: datetime, days: int) -> NewPair:
     """Make the server's pair for *hosts* (as :func:`read_host` gives them; the first one is also the subject).
 
-    Its certificate is CA:FALSE, so who trusts it trusts nothing but it.
+    Its certificate is CA:FALSE, so who trusts it trusts nothing but it.  No two have one subject: a client that trusts this one
+    and the next finds them by it (OpenSSL takes the one that ends last, and then refuses the other).
     """
     names: list[x509.GeneralName] = []
     for host in dict.fromkeys(hosts):
@@ -122,7 +124,7 @@ def new_server_pair(hosts: Sequence[str], now: datetime, days: int) -> NewPair:
         except ValueError:
             names.append(x509.DNSName(host))
     subject = next((host for host in hosts if len(host) <= _LONGEST_COMMON_NAME), "mtlsd")
-    return _new_pair(subject, names, ExtendedKeyUsageOID.SERVER_AUTH, now, days)
+    return _new_pair(subject, names, ExtendedKeyUsageOID.SERVER_AUTH, now, days, secrets.token_hex(8))
 
 
 def hosts_in(der: bytes) -> Hosts:
@@ -149,11 +151,21 @@ def _host_or_none(text: str) -> str | None:
         return None
 
 
-def _new_pair(subject: str, names: list[x509.GeneralName], purpose: x509.ObjectIdentifier, now: datetime, days: int) -> NewPair:
+def _new_pair(
+    subject: str,
+    names: list[x509.GeneralName],
+    purpose: x509.ObjectIdentifier,
+    now: datetime,
+    days: int,
+    number: str | None = None,
+) -> NewPair:
     if not 1 <= days <= MOST_DAYS:
         raise ValueError(f"1 to {MOST_DAYS} days are wanted")
     key = ec.generate_private_key(ec.SECP256R1())
-    who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, subject)]
+    if number is not None:
+        attributes.append(x509.NameAttribute(NameOID.SERIAL_NUMBER, number))
+    who = x509.Name(attributes)
     at = now.replace(microsecond=0)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     builder = (

@@ -9,12 +9,45 @@ from twisted.internet.task import Clock
 from twisted.logger import Logger
 from twisted.trial.unittest import SynchronousTestCase
 
-from mtlsd.expirywatch import AT_ONCE, DAY, ExpiryWatch
+from mtlsd.expirywatch import AT_ONCE, DAY, ExpiryWatch, OwnExpiryWatch
 from mtlsd.registry.records import Authorization, Snapshot, Tombstone
 from tests.pki import make_pair
 from tests.test_audit import Captured
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+class OwnExpiryWatchTests(SynchronousTestCase):
+    def test_the_servers_own(self) -> None:
+        """The server's end is everybody's outage; and a warning each second would hide all others."""
+        clock, captured = Clock(), Captured()
+        ends = NOW + timedelta(days=31)
+        watch = OwnExpiryWatch(
+            lambda: ends,
+            lambda: NOW + timedelta(seconds=clock.seconds()),
+            clock.seconds,
+            timedelta(days=30),
+            "mtlsd init --renew",
+            Logger(observer=captured),
+        )
+        said: list[list[str]] = []
+        for _ in range(33):
+            captured.lines.clear()
+            for _ in range(24):
+                watch.beat()
+                clock.advance(3600)
+            said.append(list(captured.lines))
+        self.assertEqual(said[0], [])
+        self.assertEqual(
+            said[1], ["the server's certificate ends on 2026-12-24 (30 days left); to put it right: mtlsd init --renew"]
+        )
+        self.assertEqual([len(lines) for lines in said[1:]], [1] * 32)
+        self.assertEqual(said[31], ["the server's certificate ended on 2026-12-24; to put it right: mtlsd init --renew"])
+        ends = NOW + timedelta(days=365)
+        captured.lines.clear()
+        clock.advance(86_400)
+        watch.beat()
+        self.assertEqual(captured.lines, [])
 
 
 class ExpiryWatchTests(SynchronousTestCase):

@@ -18,7 +18,7 @@ from mtlsd.clientfolder import ClientFolder
 from mtlsd.enrol.trust import LARGEST, NotTaken, NotTold, Shown, refresh, told_in
 from mtlsd.errors import FolderError, Refused
 from mtlsd.keys import NewPair, new_server_pair
-from tests.pki import Pair, make_pair
+from tests.pki import Pair, make_pair, new_key
 from tests.test_clientpairs import NOW, Base, Links
 from tests.test_store import Killed
 
@@ -164,6 +164,16 @@ class TakenTests(Base):
             self.refused(said, entry(self.now), entry(pair, SWITCH))
         error = self.assertRaises(NotTaken, self.take, told(entry(self.now), entry(server_pair("x"), SWITCH)), hosts=("a", "b"))
         self.assertIn("does not name a or b", str(error))
+
+    def test_of_one_subject(self) -> None:
+        """From the day on which the next one is known, and not only used, Python would refuse the server."""
+        present, later = (
+            make_pair("x", key=new_key(), ca=False, hosts=["localhost"], now=NOW, ends=timedelta(days=d)) for d in (90, 99)
+        )
+        self.fingerprint = present.fingerprint
+        self.server = Server("localhost", 9443, frozenset({present.fingerprint}))
+        self.refused("could not tell them apart", entry(present), entry(later, SWITCH))
+        self.assertEqual(len(self.take(told(entry(present), entry(self.next, SWITCH)))), 2)
 
     def test_what_is_trusted_already(self) -> None:
         """A client of a server that was made by hand, without subject alternative names, would never learn the next certificate."""

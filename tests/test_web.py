@@ -18,7 +18,9 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.test.requesthelper import DummyChannel, DummyRequest
 
 from mtlsd import web
+from mtlsd.audit.events import rfc3339
 from mtlsd.identity import Identity
+from mtlsd.web.certificates import Announced, ServerCertificates
 from mtlsd.web.channel import Channel
 from mtlsd.web.pages import HomePage, percent_left, time_left
 from mtlsd.web.request import Request
@@ -75,6 +77,33 @@ class HelloTests(SiteTestCase):
     def test_unknown_method(self) -> None:
         """A method that nobody knows would be answered with a page of Twisted's."""
         self.assertPlain(self.get("/hello", "BREW"), 501, "no such method")
+
+
+class ServerCertificatesTests(SiteTestCase):
+    def test_get(self) -> None:
+        """A client would not learn what the server shows next, and be stopped by its own side on that day."""
+        told = [Announced(CERTIFICATE, "PEM one\n")]
+        self.front = FrontDoor(make_root(below={b"server": ServerCertificates(lambda: told)}))
+        first = {
+            "certificate": "PEM one\n",
+            "fingerprint": CERTIFICATE.fingerprint,
+            "from": None,
+            "not_after": "2027-09-19T12:00:00.000Z",
+        }
+        answer = self.get("/.mtlsd/server")
+        self.assertEqual((answer.status, answer.headers["content-type"]), (200, "application/json"))
+        self.assertEqual((answer.headers["cache-control"], answer.body.count(b"\n")), ("no-store", 1))
+        self.assertEqual(json.loads(answer.body), {"certificates": [first]})
+        told.append(Announced(replace(CERTIFICATE, fingerprint="f" * 64), "PEM two\n", NOW))
+        second = {**first, "certificate": "PEM two\n", "fingerprint": "f" * 64, "from": rfc3339(NOW)}
+        self.assertEqual(json.loads(self.get("/.mtlsd/server").body), {"certificates": [first, second]})
+        self.assertEqual(self.get("/.mtlsd/server", "HEAD").body, b"")
+        self.assertEqual(self.get("/.mtlsd/server", "POST").status, 405)
+        self.assertEqual(self.get("/server").status, 404)
+
+    def test_not_there(self) -> None:
+        """Whoever serves a tree of his own would tell of a pair that is not his."""
+        self.assertEqual(self.get("/.mtlsd/server").status, 404)
 
 
 class WhoAmITests(SiteTestCase):

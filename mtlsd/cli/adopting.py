@@ -59,6 +59,9 @@ def adopt(
     found = adopter.adopt(known, adopter.read_pair(cert, key), mine)
     done = "you had adopted" if found.before else "adopted"
     click.echo(f"{done} the pair of {found.who.client}, for {known.endpoint}")
-    keep_up(mine, ClientPairs(mine))
+    pairs = ClientPairs(mine)
+    keep_up(mine, pairs)
+    # Nobody uses it yet.
+    pairs.told()
     tell(mine, known.endpoint, found)
     return DONE

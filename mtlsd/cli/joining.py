@@ -71,7 +71,10 @@ def join(line: tuple[str, ...], folder: Path | None, days: int, p12: Path | None
     found = joiner.join(invitation, mine, now(), days)
     groups = f", in {', '.join(found.who.groups)}" if found.who.groups else ""
     click.echo(f"{'you had joined' if found.before else 'joined'} {invitation.endpoint} as {found.who.client}{groups}")
-    keep_up(mine, ClientPairs(mine))
+    pairs = ClientPairs(mine)
+    keep_up(mine, pairs)
+    # Nobody uses it yet.
+    pairs.told()
     if bundle is not None:
         pair = mine.pair()
         if pair is None:

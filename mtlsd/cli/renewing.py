@@ -27,7 +27,12 @@ from mtlsd.text import printable
     "--days", type=click.IntRange(1, MOST_DAYS), default=365, show_default=True, help="How long the new certificate is good."
 )
 @duration("--if-expiring", "Do not renew, and do not speak of it, unless it ends within")
-@click.option("--then", "then", metavar="COMMAND", help="Give the shell this command, once the new pair is in use.")
+@click.option(
+    "--then",
+    "then",
+    metavar="COMMAND",
+    help="Give the shell this command, once the new pair is in use, or another certificate of the server's is trusted.",
+)
 def renew(
     host: str | None,
     folder: Path | None,
@@ -50,19 +55,22 @@ def renew(
     mine = ClientFolder(known_folder(host, folder))
     pairs = ClientPairs(mine)
     found = renewer.renew(mine, pairs, renewer.server_of(mine, at), now(), days, if_expiring)
-    if found is None:
-        keep_up(mine, pairs, at)
-        return DONE
-    done = "had renewed" if found.before else "renewed"
-    click.echo(f"{done} the certificate of {found.who.client}, good until {found.certificate.not_after:%Y-%m-%d}")
-    click.echo(printable(f"it is in {homely(mine.path)}, as before"))
+    if found is not None:
+        done = "had renewed" if found.before else "renewed"
+        click.echo(f"{done} the certificate of {found.who.client}, good until {found.certificate.not_after:%Y-%m-%d}")
+        click.echo(printable(f"it is in {homely(mine.path)}, as before"))
     keep_up(mine, pairs, at)
+    if found is None and not pairs.has_learned:
+        return DONE
     # Once, however many come by the clock while the command takes its time.
     with pairs.locked():
-        if then is not None and pairs.is_under_way:
+        if then is not None and (pairs.is_under_way or pairs.has_learned):
             status = subprocess.run(["/bin/sh", "-c", then], check=False).returncode  # noqa: S603 (given to be run)
             if status:
-                complain(f"{then}: status {status}; the certificate is renewed; the same command again tries this once more")
+                done = "the server's next certificate is known" if found is None else "the certificate is renewed"
+                complain(f"{then}: status {status}; {done}; the same command again tries this once more")
                 return REFUSED
-        pairs.finish()
+        if found is not None:
+            pairs.finish()
+        pairs.told()
     return DONE

@@ -63,8 +63,8 @@ def trust(host: str | None, folder: Path | None, at: tuple[str, int] | None, ref
     return DONE
 
 
-def keep_up(mine: ClientFolder, pairs: ClientPairs, at: tuple[str, int] | None = None) -> bool:
-    """Refresh what is trusted, on the side of another verb, and return whether anything was learned.
+def keep_up(mine: ClientFolder, pairs: ClientPairs, at: tuple[str, int] | None = None) -> None:
+    """Refresh what is trusted, on the side of another verb.
 
     Where that does not succeed it is a warning: what the verb itself has done is done.  A server that does not know of it is
     nothing to speak of.
@@ -74,12 +74,11 @@ def keep_up(mine: ClientFolder, pairs: ClientPairs, at: tuple[str, int] | None =
     try:
         news = trusting.refresh(mine, pairs, now(), at)
     except trusting.NotTold:
-        return False
+        pass
     except MtlsdError as error:
         complain(f"the server's next certificate was not asked for, or not learned: {error}")
-        return False
-    _told(news)
-    return bool(news.learned)
+    else:
+        _told(news)
 
 
 def _told(news: News) -> bool:

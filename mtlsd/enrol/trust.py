@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from mtlsd.client import Answer, Connection, Server, ServerError
+from mtlsd.client import Answer, Connection, Server, ServerError, is_verified
 from mtlsd.clientfolder import ClientFolder
 from mtlsd.clientpairs import ClientPairs
 from mtlsd.enrol.renewer import server_of
@@ -71,6 +71,8 @@ def refresh(folder: ClientFolder, pairs: ClientPairs, now: datetime, at: tuple[s
         with Connection(server, found[0]) as connection:
             shown = told_in(connection.ask(PATH), server, fingerprint_of(connection.certificate), hosts, now)
         ders = [one.der for one in shown]
+        if set(ders) - set(known):
+            pairs.learn()
         if set(ders) != set(known):
             folder.replace_server(ders)
     return News(
@@ -96,6 +98,7 @@ def told_in(answer: Answer, server: Server, proven: str, hosts: Collection[str],
         for one in shown:
             if one.fingerprint not in server.fingerprints:
                 _insist_that_it_is_fit(one, hosts, now)
+        _insist_that_they_are_told_apart(shown, now)
     except (ValueError, CertificateError) as error:
         raise NotTaken(
             printable(f"{server.endpoint}: what it tells of its certificates is not right, and nothing was changed: {error}")
@@ -157,3 +160,15 @@ def _insist_that_it_is_fit(one: Shown, hosts: Collection[str], now: datetime) ->
         raise ValueError(f"{which} is not valid at the time from which it is used")
     if not any(map(names.covers, hosts)):
         raise ValueError(f"{which} does not name {' or '.join(dict.fromkeys(hosts))}")
+
+
+def _insist_that_they_are_told_apart(shown: Collection[Shown], now: datetime) -> None:
+    """Refuse certificates of which a program that trusts all of them would refuse one that it does not refuse alone.
+
+    OpenSSL, as Python has it, looks for what a certificate may be by its subject, and of several takes the one that ends last.
+    """
+    ders = [one.der for one in shown]
+    for one in shown:
+        at = one.begins or now
+        if is_verified(one.der, [one.der], at) and not is_verified(one.der, ders, at):
+            raise ValueError("programs that trust both certificates could not tell them apart: they have the same subject")

@@ -486,6 +486,15 @@ class HungUpTests(RenewTestCase):
         self.assertEqual((self.folder / "told").read_text(), "told\n")
         self.assertEqual(len(self.ledger("renewed")), 1)
 
+    def test_what_is_trusted(self) -> None:
+        """A renewal that has succeeded would count as failed, because the server did not say which certificate it shows next."""
+        found = self.renew("bob", "--at", self.breaking(4), "--then", "echo told >> told")
+        self.assertEqual((found.returncode, found.stderr.count("\n")), (0, 1), found.stderr)
+        self.assertIn("next certificate was not asked for, or not learned: localhost:", found.stderr)
+        self.assertIn("renewed the certificate of bob", found.stdout)
+        self.assertEqual((self.folder / "told").read_text(), "told\n")
+        self.assertEqual(len(self.ledger("renewed")), 1)
+
     def test_afterwards(self) -> None:
         """A client would go back, without a word, to a pair that ends within the hour."""
         self.renew("bob", "--then", "false")
