@@ -20,6 +20,8 @@ from mtlsd.routing.paths import alike
 EVERYONE = "*"
 #: In ``allow``, before the name of a group.
 GROUP = "group:"
+#: What TRACE tells back to a client are the headers that the door has added (RFC 9110 9.3.8); CONNECT would be a tunnel.
+NOT_PASSED_ON = (b"CONNECT", b"TRACE")
 #: Below this path mtlsd answers itself, where there are routes.
 RESERVED = "/.mtlsd"
 
