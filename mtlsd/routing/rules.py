@@ -28,6 +28,11 @@ RESERVED = "/.mtlsd"
 _SLASH = b"/"
 
 
+def is_tunnel(method: bytes, target: bytes) -> bool:
+    """Tell whether a request asks for a tunnel to another server (RFC 9110 9.3.6): it names one, and no path."""
+    return method == b"CONNECT" and not target.startswith(_SLASH)
+
+
 @dataclass(frozen=True, slots=True)
 class Static:
     """Files of a folder; ``listing``: whether a folder without an index page is listed."""

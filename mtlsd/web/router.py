@@ -18,7 +18,19 @@ from mtlsd.identity import Identity
 from mtlsd.proxy.backend import Backends
 from mtlsd.proxy.exchange import Exchange
 from mtlsd.routing.paths import PathError, canonical
-from mtlsd.routing.rules import NOT_PASSED_ON, RESERVED, Destination, Made, Routed, Rules, Static, Target, Upstream, Wsgi
+from mtlsd.routing.rules import (
+    NOT_PASSED_ON,
+    RESERVED,
+    Destination,
+    Made,
+    Routed,
+    Rules,
+    Static,
+    Target,
+    Upstream,
+    Wsgi,
+    is_tunnel,
+)
 from mtlsd.text import shortened
 from mtlsd.web.application import Application, ApplicationThreads
 from mtlsd.web.claims import without_claims
@@ -118,7 +130,10 @@ class Router:
         try:
             path = canonical(request.path)
         except PathError as error:
-            request.answer(400, f"bad path: {error}")
+            if is_tunnel(request.method, request.path):
+                _not_passed_on(request)
+            else:
+                request.answer(400, f"bad path: {error}")
             return None
         if path != request.path:
             # What is judged is what the application sees.
@@ -135,8 +150,7 @@ class Router:
         if isinstance(ruling, Routed) and isinstance(ruling.route.destination, Upstream):
             # When its head came the rules were others, or it is one that goes no further.
             if request.method in NOT_PASSED_ON:
-                request.setHeader(b"Allow", b", ".join(method for method in METHODS if method not in NOT_PASSED_ON))
-                request.answer(405, "method not allowed")
+                _not_passed_on(request)
             else:
                 request.answer(503, "the configuration has changed: ask again")
             return None
@@ -202,6 +216,11 @@ class Resources:
         if not IResource.providedBy(resource):
             raise SettingsError(f"resource: {destination.name}: what it made is no twisted.web resource")
         return resource
+
+
+def _not_passed_on(request: Request) -> None:
+    request.setHeader(b"Allow", b", ".join(method for method in METHODS if method not in NOT_PASSED_ON))
+    request.answer(405, "method not allowed")
 
 
 def _beginning(request: Request, resource: IResource, at: bytes) -> IResource:
