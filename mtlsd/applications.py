@@ -1,10 +1,12 @@
-"""What routes lead to, found on this machine: folders, and objects in Python modules."""
+"""What a configuration names, found on this machine: files, folders, and objects in Python modules."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,34 @@ def missing(rules: Rules, base: Path, *, imports: bool = True) -> list[str]:
             found(route.destination, base)
         except SettingsError as error:
             mistakes.append(f"route[{route.number}].{error}")
+    return mistakes
+
+
+def missing_files(server: Mapping[str, object]) -> list[str]:
+    """Return which files that ``[server]`` names are not there, or have no folder to be made in, a line each.
+
+    What may not be looked at is let pass: who checks need not be who serves.
+    """
+    mistakes = []
+    for key in ("key", "cert", "audit_log", "access_log"):
+        path = server.get(key)
+        if path is None or path == "-":
+            continue
+        path = Path(str(path))
+        is_written = key.endswith("_log")
+        try:
+            if is_written and not stat.S_ISDIR(path.parent.stat().st_mode):
+                mistakes.append(f"server.{key}: {printable(str(path.parent))} is not a folder")
+            elif stat.S_ISDIR(path.stat().st_mode):
+                mistakes.append(f"server.{key}: {printable(str(path))} is a folder")
+        except PermissionError:
+            continue
+        except OSError as error:
+            if is_written and path.parent.is_dir():
+                # It will be made.
+                continue
+            wanted = path.parent if is_written else path
+            mistakes.append(f"server.{key}: {printable(str(wanted))}: {error.strerror}")
     return mistakes
 
 

@@ -23,7 +23,21 @@ from mtlsd.identity import is_client_name
 from mtlsd.registry.terms import GROUP_NAME
 from mtlsd.routing.namedheaders import NamedHeaders, objection
 from mtlsd.routing.paths import PathError, alike, canonical
-from mtlsd.routing.rules import EVERYONE, GROUP, RESERVED, Allow, Destination, Made, Route, Rules, Static, Target, Upstream, Wsgi
+from mtlsd.routing.rules import (
+    EVERYONE,
+    GROUP,
+    NOT_PASSED_ON,
+    RESERVED,
+    Allow,
+    Destination,
+    Made,
+    Route,
+    Rules,
+    Static,
+    Target,
+    Upstream,
+    Wsgi,
+)
 from mtlsd.text import printable, shortened
 
 #: The methods that the parser of requests knows (llhttp, which has them from IANA's registry, WebDAV and UPnP).
@@ -36,6 +50,7 @@ _LARGEST = 1 << 20
 _TABLES = ("server", "groups", "route")
 _DESTINATIONS = ("upstream", "static", "wsgi", "resource")
 _SWITCHES = {"listing": "static", "strip_prefix": "upstream", "allow_remote": "upstream", "upgrade": "upstream"}
+_LEAST, _MOST = 0.1, 1_000_000
 _TIMES = ("connect_timeout", "response_timeout", "idle_timeout")
 _URL = re.compile(r"http://(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)):([0-9]{1,5})/?\Z")
 _UNIX = "http+unix:"
@@ -93,7 +108,8 @@ def read(path: Path) -> Config:
 def parse(text: str, path: Path) -> Config:
     """Read *text*, the content of the file *path*.  Raises :exc:`ConfigError` with every mistake in it."""
     try:
-        document = tomllib.loads(text)
+        # With a line end behind the last line: what is wrong there would be "at end of document" without one.
+        document = tomllib.loads(text if text.endswith("\n") else f"{text}\n")
     except (ValueError, RecursionError) as error:
         raise ConfigError(path, [_shown(str(error) or type(error).__name__)]) from None
     reading = _Reading(path.parent)
@@ -165,6 +181,11 @@ class _Reading:
                 self._wrong(f"{where}.upgrade", "it is asked for with GET, which is not in methods")
             if isinstance(destination, Static) and methods and methods.isdisjoint((b"GET", b"HEAD")):
                 self._wrong(f"{where}.methods", "files are there for GET and HEAD, so no request gets here")
+            if isinstance(destination, Upstream) and methods is not None:
+                for method in filter(methods.__contains__, NOT_PASSED_ON):
+                    self._wrong(
+                        f"{where}.methods", f"{method.decode()} is not passed on to any server: every request with it is 405"
+                    )
             # Where something is wrong with it, none of the rules is ever in force (see ConfigError.seen).
             routes.append(Route(number, path or b"", Allow.of(allow), destination or Upstream(()), methods, strip))
         return routes
@@ -225,7 +246,16 @@ class _Reading:
             return None
         if "static" in table:
             self._wrong(where, "files are told nothing, so only another route has one")
-        return NamedHeaders.of(self._texts(where, table["strip"], objection))
+        spelled: dict[object, str] = {}
+
+        def check(entry: str) -> str | None:
+            wrong = objection(entry)
+            if wrong is not None:
+                return wrong
+            first = spelled.setdefault(NamedHeaders.of([entry]), entry)
+            return None if first == entry else f"it is there twice: {first} is the same header"
+
+        return NamedHeaders.of(self._texts(where, table["strip"], check))
 
     def _destination(self, where: str, table: Mapping[str, Any]) -> Destination | None:
         given = [key for key in _DESTINATIONS if key in table]
@@ -262,8 +292,12 @@ class _Reading:
             value = table[name]
             if key != "upstream":
                 self._wrong(f"{where}.{name}", "only a route with upstream has one")
-            elif isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 1e6:
-                self._wrong(f"{where}.{name}", "a number of seconds, at least 0.1, is wanted")
+            elif isinstance(value, bool) or not isinstance(value, int | float):
+                self._wrong(f"{where}.{name}", "a number of seconds is wanted")
+            elif not _LEAST <= value <= _MOST:
+                # Which of the two: NaN compares with nothing.
+                bound = f"at most {_MOST}" if value > _MOST else f"at least {_LEAST}"
+                self._wrong(f"{where}.{name}", f"{bound} is wanted")
             else:
                 times[name] = float(value)
         return times

@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 from mtlsd import settings
 from mtlsd.config import Config
 from mtlsd.routing.explain import Answer, answered
-from mtlsd.routing.rules import RESERVED, Static
+from mtlsd.routing.rules import NOT_PASSED_ON, RESERVED, Route, Static, Upstream, is_tunnel
 from mtlsd.web.headers import HeaderNames
 from mtlsd.web.heads import KnownHeads
 from mtlsd.web.message import Message
@@ -50,6 +50,8 @@ def rehearsed(config: Config, client: str, own: tuple[str, ...] | None, method: 
         shown = asked.decode("ascii")
         answer = Answer(client, groups, method, shown, None, None, "there are no routes", "mtlsd's own pages")
         return _own_page(answer, message.method, asked)
+    if is_tunnel(message.method, asked):
+        return refused(HTTPStatus.METHOD_NOT_ALLOWED, "the door makes no tunnels")
     answer = answered(config.rules, client, own, method, asked.decode("ascii"))
     if not answer.allowed:
         return answer
@@ -57,9 +59,7 @@ def rehearsed(config: Config, client: str, own: tuple[str, ...] | None, method: 
         return replace(answer, status=HTTPStatus.PERMANENT_REDIRECT, reason=f"it is {RESERVED}/")
     if answer.route is None:
         return _own_page(answer, message.method, answer.path.encode().removeprefix(RESERVED.encode()))
-    if isinstance(answer.route.destination, Static) and message.method not in _READING:
-        return _wrong_method(answer, message.method, f"{answer.route.label} leads to files, which are there for GET and HEAD")
-    return answer
+    return _routed(answer, answer.route, message.method)
 
 
 def _message(config: Config, method: bytes, target: bytes) -> Message:
@@ -78,6 +78,15 @@ def _message(config: Config, method: bytes, target: bytes) -> Message:
     finally:
         parser.end()
     return parser.messages[0]
+
+
+def _routed(answer: Answer, route: Route, method: bytes) -> Answer:
+    """Tell what becomes of a request that *route* lets through to where it leads."""
+    if isinstance(route.destination, Upstream) and method in NOT_PASSED_ON:
+        return _wrong_method(answer, method, f"{answer.method} is not passed on to any server")
+    if isinstance(route.destination, Static) and method not in _READING:
+        return _wrong_method(answer, method, f"{route.label} leads to files, which are there for GET and HEAD")
+    return answer
 
 
 def _own_page(answer: Answer, method: bytes, path: bytes) -> Answer:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any, cast
 
-from twisted.internet.error import ConnectionLost
+from twisted.internet.error import ConnectError, ConnectionLost
+from twisted.python.failure import Failure
 
 from tests.proxy_in_memory import OK, ProxyTestCase, Wire
 from tests.site_in_memory import Answer, Gate, ask
@@ -42,6 +43,48 @@ class BrokenTests(ProxyTestCase):
         self.assertEqual(gate.taken(), b"")
         self.door.wait(2)
         self.fails(gate, 503, "it takes too long")
+
+    def test_localhost(self) -> None:
+        """A server that listens on one of its two addresses only, as Node.js does, would be out of reach; and no name is looked up."""
+        self.configure('[[route]]\npath = "/"\nallow = ["*"]\nupstream = "http://localhost:8000"\n')
+        gate = self.ask()
+        self.assertEqual([client[:2] for client in self.reactor.tcpClients], [("127.0.0.1", 8000)])
+        self.refuse()
+        self.assertEqual([client[:2] for client in self.reactor.tcpClients[1:]], [("::1", 8000)])
+        wire = self.connected()
+        self.assertIn(b"Host: localhost\r\n", wire.sent())
+        wire.answer(OK + b"x")
+        self.assertEqual(Answer(gate.taken()).body, b"hi")
+        gate = self.ask()
+        self.connected().answer(OK + b"x")
+        self.assertEqual((Answer(gate.taken()).body, len(self.attempts())), (b"hi", 3))
+        gate = self.ask()
+        self.refuse()
+        self.reactor.tcpClients[-1][2].clientConnectionFailed(
+            cast(Any, None), Failure(ConnectError(string="Address family not supported"))
+        )
+        self.assertEqual((Answer(gate.taken()).status, len(self.attempts())), (503, 5))
+        self.assertIn("Connection was refused", self.said[-1])
+
+    def test_localhost_in_time(self) -> None:
+        """One time for both addresses, and none is tried when that is over."""
+        self.configure('[[route]]\npath = "/"\nallow = ["*"]\nupstream = "http://localhost:8000"\n')
+        test = self
+
+        class Connector:
+            def stopConnecting(self) -> None:
+                test.refuse()
+
+        for refused, attempts in ((True, 2), (False, 1)):
+            before = len(self.attempts())
+            gate = self.ask()
+            self.door.wait(4)
+            if refused:
+                self.refuse()
+            cast(Any, self.reactor.tcpClients[-1][2]).connector = Connector()
+            self.door.wait(2)
+            self.assertEqual((Answer(gate.taken()).status, len(self.attempts()) - before), (503, attempts))
+            self.assertIn("it takes too long", self.said[-1])
 
     def test_no_answer(self) -> None:
         """504 after `response_timeout`, and the connection goes with it."""

@@ -708,6 +708,29 @@ class ConfigTests(Base):
         self.assertEqual(result.exit_code, 1)
         self.assertIn("route[1].wsgi: nowhere_at_all:app: ModuleNotFoundError", result.stderr)
 
+    def test_what_the_server_opens(self) -> None:
+        """Lost: a key, a certificate or a folder for a log that is not there, which ends the server when it starts."""
+        (self.work / "key.pem").touch()
+        self.config.write_text(
+            f'[server]\ncerts = "{self.certs}"\nkey = "nofile"\ncert = "{self.work}"\n'
+            'audit_log = "nodir/x"\naccess_log = "key.pem/x"\n'
+        )
+        result = self.bare("check", str(self.config))
+        self.assertEqual((result.exit_code, result.stdout), (1, ""))
+        self.assertEqual(
+            result.stderr.splitlines(),
+            [
+                f"mtlsd: {self.config}: server.key: {self.work}/nofile: No such file or directory",
+                f"mtlsd: {self.config}: server.cert: {self.work} is a folder",
+                f"mtlsd: {self.config}: server.audit_log: {self.work}/nodir: No such file or directory",
+                f"mtlsd: {self.config}: server.access_log: {self.work}/key.pem is not a folder",
+            ],
+        )
+        for more in ('key = "key.pem"\naudit_log = "new.jsonl"\naccess_log = "-"', 'access_log = "key.pem"'):
+            self.config.write_text(f'[server]\ncerts = "{self.certs}"\n{more}\n')
+            result = self.bare("check", str(self.config))
+            self.assertEqual((result.exit_code, result.stderr), (0, ""), more)
+
     def test_every_mistake_at_once(self) -> None:
         """Lost: what is found on a second run only, after the first mistake is put right."""
         self.configure(

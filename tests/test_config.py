@@ -324,20 +324,43 @@ upstrem = "x"
         for text in (longest, "s" * 96, "../" + "s" * 93):
             self.assertEqual(mistakes(route(to=f'upstream = "http+unix:{text}"')), [], text)
 
+    def test_methods_that_go_no_further(self) -> None:
+        """A rule that lets nobody through looks as if it did."""
+        to = 'upstream = "http://localhost:1"'
+        for method in ("CONNECT", "TRACE"):
+            said = f"route[0].methods: {method} is not passed on to any server: every request with it is 405"
+            self.assertEqual(mistakes(route(f'methods = ["GET", "{method}"]', to=to)), [said])
+            self.assertEqual(mistakes(route(f'methods = ["GET", "{method}"]', to='resource = "a:b"')), [])
+
+    def test_one_header_in_two_spellings(self) -> None:
+        """One of them was meant to be another."""
+        to = 'upstream = "http://localhost:1"'
+        for one, two in (("x", "X"), ("X-Tenant", "x_tenant"), ("X-*", "x_*")):
+            said = f"route[0].strip[1]: it is there twice: {one} is the same header"
+            self.assertEqual(mistakes(route(f'strip = ["{one}", "{two}"]', to=to)), [said])
+        self.assertEqual(mistakes(route('strip = ["x", "x"]', to=to)), ["route[0].strip[1]: it is there twice"])
+        self.assertEqual(mistakes(route('strip = ["x", "x*"]', to=to)), [])
+
     def test_keys_of_another_kind(self) -> None:
         """A key that has no effect looks as if it had."""
         self.assertEqual(mistakes(route("strip_prefix = true")), ["route[0].strip_prefix: only a route with upstream has one"])
         self.assertEqual(mistakes(route("idle_timeout = 1")), ["route[0].idle_timeout: only a route with upstream has one"])
         to = 'upstream = "http://localhost:1"'
         self.assertEqual(mistakes(route("strip_prefix = 1", to=to)), ["route[0].strip_prefix: true or false is wanted"])
-        for value in ("0", "true", "nan", "inf", '"1"'):
-            said = ["route[0].response_timeout: a number of seconds, at least 0.1, is wanted"]
+        number, least, most = "a number of seconds", "at least 0.1", "at most 1000000"
+        for value, bound in (("0", least), ("true", number), ("nan", least), ("inf", most), ("1e7", most), ('"1"', number)):
+            said = [f"route[0].response_timeout: {bound} is wanted"]
             self.assertEqual(mistakes(route(f"response_timeout = {value}", to=to)), said)
 
     def test_a_syntax_error_has_its_line(self) -> None:
         """Without it one reads the whole file."""
-        (mistake,) = mistakes('[server]\nport = 1\n[[route]\npath = "/"\n')
-        self.assertIn("line 3", mistake)
+        for text in (
+            '[server]\nport = 1\n[[route]\npath = "/"\n',
+            "[server]\nport = 1\nport = 2",
+            '[server]\nport = 1\ninterface = "x',
+        ):
+            (mistake,) = mistakes(text)
+            self.assertIn("line 3", mistake, text)
 
     def test_what_cannot_be_read(self) -> None:
         """One line that names the file."""

@@ -85,9 +85,9 @@ class ExchangeTests(ProxyTestCase):
 
     def test_what_is_not_passed_on(self) -> None:
         """TRACE would tell a client what the door has added, and CONNECT open a tunnel past the rules."""
-        for method in ("TRACE", "CONNECT"):
-            answer = Answer(self.ask("/x", method).taken())
-            self.assertEqual((answer.status, method in answer.headers["allow"]), (405, False))
+        for method, target in (("TRACE", "/x"), ("CONNECT", "/x"), ("CONNECT", "127.0.0.1:8000"), ("CONNECT", "h:80")):
+            answer = Answer(self.ask(target, method).taken())
+            self.assertEqual((answer.status, method in answer.headers["allow"]), (405, False), (method, target))
         self.assertEqual(self.attempts(), [])
 
     def test_a_socket_that_takes_a_part(self) -> None:

@@ -55,6 +55,12 @@ path = "/private"
 allow = ["carol"]
 wsgi = "tests.test_router:application"
 """
+UPSTREAM = """
+[[route]]
+path = "/up"
+allow = ["*"]
+upstream = "http://localhost:1"
+"""
 
 
 class RehearsalTests(RouterTestCase):
@@ -122,7 +128,7 @@ class RehearsalTests(RouterTestCase):
 
 class WordsTests(SynchronousTestCase):
     def told(self, method: str, target: str, own: tuple[str, ...] | None = ()) -> str:
-        return rehearsed(parse(CONFIG, Path("/srv/mtlsd.toml")), "alice", own, method, target).as_text()
+        return rehearsed(parse(CONFIG + UPSTREAM, Path("/srv/mtlsd.toml")), "alice", own, method, target).as_text()
 
     def test_words(self) -> None:
         """A status alone does not say what to put right."""
@@ -154,6 +160,8 @@ class WordsTests(SynchronousTestCase):
                 "*",
                 "allowed: alice OPTIONS * goes to the door itself (it is about the server, for every authorized client)",
             ),
+            ("CONNECT", "h:80", "refused with 405: alice CONNECT h:80: the door makes no tunnels"),
+            ("TRACE", "/up", "refused with 405: alice TRACE /up: TRACE is not passed on to any server"),
             ("GET", "*", "refused with 405: alice GET *: only OPTIONS asks about the server, and takes no path"),
             ("GET", "/.mtlsd", "allowed: alice GET /.mtlsd goes to mtlsd's own pages (it is /.mtlsd/)"),
             ("GET", "/.mtlsd/x", "refused with 404: alice GET /.mtlsd/x: no such page"),

@@ -51,7 +51,7 @@ class ResponseTests(SynchronousTestCase):
         for version in (b"HTTP/2.0", b"HTTP/0.9", b"HTTP/1.2", b"RTSP/1.0", b"ICE/1.0", b"HTTP/1.10", b"http/1.1", b"SSH-2.0-x"):
             for before in (b"", b"\r\n"):
                 error = self.assertRaises(BadResponse, read, before + version + rest)
-                self.assertEqual(str(error), "it is neither HTTP/1.1 nor HTTP/1.0", version)
+                self.assertEqual(str(error), "it cannot be read: it is neither HTTP/1.1 nor HTTP/1.0", version)
             slow = parser()
             self.assertRaises(BadResponse, lambda slow=slow, data=version + rest: [slow.feed(bytes((byte,))) for byte in data])
         self.assertRaises(BadResponse, read, b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/2.0" + rest)

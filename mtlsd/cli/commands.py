@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from mtlsd import __version__
-from mtlsd.applications import looked_over
+from mtlsd.applications import looked_over, missing_files
 from mtlsd.cli.adopting import adopt
 from mtlsd.cli.bundles import export, import_
 from mtlsd.cli.enrolment import approve, dismiss, pending
@@ -216,7 +216,7 @@ def explain(file: str, as_json: bool, certs: Path) -> int:
 def check(file: Path, certs: Path | None) -> int:
     """Look a configuration file over: every mistake at once, each with its place.
 
-    What routes lead to is looked for as the server does it: folders are looked at, modules are imported.
+    What it names is looked for as the server does it: files and folders are looked at, modules are imported.
     """
     mistakes: list[str] = []
     config: Config | None
@@ -224,6 +224,8 @@ def check(file: Path, certs: Path | None) -> int:
         config = looked_over(file, imports=True)
     except ConfigError as error:
         config, mistakes = error.seen, list(error.mistakes)
+    if config is not None:
+        mistakes += missing_files(config.server)
     for mistake in mistakes:
         complain(f"{file}: {mistake}")
     if config is None:

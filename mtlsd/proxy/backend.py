@@ -24,6 +24,8 @@ from mtlsd.web.patience import Patience
 _MOST_IDLE, _IDLE = 64, 4.0
 #: Given a descriptor, returns what tells whether something has come on it.
 Watch: TypeAlias = Callable[[Any], Callable[[], object]]
+#: RFC 6761 6.3: what localhost is, without a look into any file or at any server.  Where the first refuses, the other is tried.
+_LOCALHOST = ("127.0.0.1", "::1")
 #: Seconds that a backend which could not be reached, or did not answer, is passed over: at first, and at most.
 _FIRST_REST, _LONGEST_REST = 1.0, 30.0
 
@@ -266,14 +268,9 @@ class Backend:
 
     def connect(self, timeout: float, made: Callable[[BackendConnection], object], failed: Callable[[str], object]) -> None:
         """Make a connection.  Either *made* or *failed* is called, once."""
-        factory = _Factory(self, made, failed)
-        where = self.target
-        # The reactor's own timeout goes by the wall clock.
+        factory = _Factory(self, self._reactor, made, failed)
         factory.deadline = self.deadlines.set(timeout, factory.late)
-        if where.path is not None:
-            factory.connector = self._reactor.connectUNIX(where.path, factory, timeout=None)
-        else:
-            factory.connector = self._reactor.connectTCP(where.host, where.port, factory, timeout=None)
+        factory.connect()
 
     def keep(self, connection: BackendConnection) -> None:
         """Keep a connection for the next request."""
@@ -362,13 +359,28 @@ class Backends:
 class _Factory(ClientFactory):
     noisy = False
 
-    def __init__(self, backend: Backend, made: Callable[[BackendConnection], object], failed: Callable[[str], object]) -> None:
+    def __init__(
+        self, backend: Backend, reactor: Any, made: Callable[[BackendConnection], object], failed: Callable[[str], object]
+    ) -> None:
         self._backend = backend
+        self._reactor = reactor
+        host = backend.target.host
+        self._hosts = list(_LOCALHOST) if host == "localhost" else [host]
+        self._why: str | None = None
         self._made = made
         self._failed = failed
         self.connector: Any = None
         self.deadline: Deadline
         self._is_late = False
+
+    def connect(self) -> None:
+        """Try the next address."""
+        where, host = self._backend.target, self._hosts.pop(0)
+        # The reactor's own timeout goes by the wall clock.
+        if where.path is not None:
+            self.connector = self._reactor.connectUNIX(where.path, self, timeout=None)
+        else:
+            self.connector = self._reactor.connectTCP(host, where.port, self, timeout=None)
 
     def late(self) -> None:
         """It takes too long."""
@@ -380,7 +392,12 @@ class _Factory(ClientFactory):
         return BackendConnection(self._backend, self._made)
 
     def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
+        # Of the first address: that there is no IPv6 here is no answer to why a server cannot be reached.
+        self._why = self._why or reason.getErrorMessage()
+        if self._hosts and not self._is_late:
+            self.connect()
+            return
         self.deadline.cancel()
-        why = "it takes too long" if self._is_late else reason.getErrorMessage()
+        why = "it takes too long" if self._is_late else self._why
         self._backend.is_down(why)
         self._failed(why)

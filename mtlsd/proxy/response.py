@@ -27,7 +27,7 @@ _VERSIONS = (b"HTTP/1.1 ", b"HTTP/1.0 ")
 _VERSION = len(_VERSIONS[0])
 _SWITCHING, _NO_CONTENT, _NOT_MODIFIED = 101, 204, 304
 
-_OTHER = "it is neither HTTP/1.1 nor HTTP/1.0"
+_OTHER = "it cannot be read: it is neither HTTP/1.1 nor HTTP/1.0"
 
 
 class BadResponse(Exception):

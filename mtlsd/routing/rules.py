@@ -20,10 +20,17 @@ from mtlsd.routing.paths import alike
 EVERYONE = "*"
 #: In ``allow``, before the name of a group.
 GROUP = "group:"
+#: What TRACE tells back to a client are the headers that the door has added (RFC 9110 9.3.8); CONNECT would be a tunnel.
+NOT_PASSED_ON = (b"CONNECT", b"TRACE")
 #: Below this path mtlsd answers itself, where there are routes.
 RESERVED = "/.mtlsd"
 
 _SLASH = b"/"
+
+
+def is_tunnel(method: bytes, target: bytes) -> bool:
+    """Tell whether a request asks for a tunnel to another server (RFC 9110 9.3.6): it names one, and no path."""
+    return method == b"CONNECT" and not target.startswith(_SLASH)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,19 @@ from mtlsd.identity import Identity
 from mtlsd.proxy.backend import Backends
 from mtlsd.proxy.exchange import Exchange
 from mtlsd.routing.paths import PathError, canonical
-from mtlsd.routing.rules import RESERVED, Destination, Made, Routed, Rules, Static, Target, Upstream, Wsgi
+from mtlsd.routing.rules import (
+    NOT_PASSED_ON,
+    RESERVED,
+    Destination,
+    Made,
+    Routed,
+    Rules,
+    Static,
+    Target,
+    Upstream,
+    Wsgi,
+    is_tunnel,
+)
 from mtlsd.text import shortened
 from mtlsd.web.application import Application, ApplicationThreads
 from mtlsd.web.claims import without_claims
@@ -28,8 +40,6 @@ from mtlsd.web.request import METHODS, Request
 
 _OWN = RESERVED.encode()
 _BELOW_OWN = _OWN + b"/"
-#: What TRACE tells back to a client are the headers that the door has added (RFC 9110 9.3.8); CONNECT would be a tunnel.
-_NOT_PASSED_ON = (b"CONNECT", b"TRACE")
 #: Identities that are kept with the groups that the configuration gives them.
 _MOST_JOINED = 1024
 #: Characters of a path that are logged.
@@ -83,7 +93,7 @@ class Router:
         route = self.rules.match(path)
         if route is None or not isinstance(route.destination, Upstream) or path == _OWN or path.startswith(_BELOW_OWN):
             return None
-        if message.method in _NOT_PASSED_ON:
+        if message.method in NOT_PASSED_ON:
             return None
         identity = self.joined(identity)
         # As Rules.rule has it, with the route that is found already.
@@ -131,7 +141,10 @@ class Router:
         try:
             path = canonical(request.path)
         except PathError as error:
-            request.answer(400, f"bad path: {error}")
+            if is_tunnel(request.method, request.path):
+                _not_passed_on(request)
+            else:
+                request.answer(400, f"bad path: {error}")
             return None
         if path != request.path:
             # What is judged is what the application sees.
@@ -147,9 +160,8 @@ class Router:
         ruling = self.rules.rule(identity.client, identity.groups, request.method, path)
         if isinstance(ruling, Routed) and isinstance(ruling.route.destination, Upstream):
             # When its head came the rules were others, or it is one that goes no further.
-            if request.method in _NOT_PASSED_ON:
-                request.setHeader(b"Allow", b", ".join(method for method in METHODS if method not in _NOT_PASSED_ON))
-                request.answer(405, "method not allowed")
+            if request.method in NOT_PASSED_ON:
+                _not_passed_on(request)
             else:
                 request.answer(503, "the configuration has changed: ask again")
             return None
@@ -215,6 +227,11 @@ class Resources:
         if not IResource.providedBy(resource):
             raise SettingsError(f"resource: {destination.name}: what it made is no twisted.web resource")
         return resource
+
+
+def _not_passed_on(request: Request) -> None:
+    request.setHeader(b"Allow", b", ".join(method for method in METHODS if method not in NOT_PASSED_ON))
+    request.answer(405, "method not allowed")
 
 
 def _beginning(request: Request, resource: IResource, at: bytes) -> IResource:

@@ -368,7 +368,7 @@ HOSTS = (
     ),
     Case("absolute, another host", b"GET http://x@@/ok HTTP/1.1\r\nHost: h\r\n\r\n", (200,), ("GET @@/ok HTTP/1.1",), ends=False),
     Case("absolute, another path", b"GET http://h@@/admin/smuggled HTTP/1.1\r\nHost: h\r\n\r\n", (403,), ends=False),
-    Case("authority form", b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n" + SMUGGLED, (400,)),
+    Case("authority form", b"CONNECT h:443 HTTP/1.1\r\nHost: h:443\r\n\r\n" + SMUGGLED, (405,)),
     Case("CONNECT to a path", b"CONNECT @@/admin/smuggled HTTP/1.1\r\nHost: h\r\n\r\n" + SMUGGLED, (403,)),
     Case("the server as a whole", b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n", (200,), ends=False),
     Case("the server as a whole, by GET", b"GET * HTTP/1.1\r\nHost: h\r\n\r\n", (405,), ends=False),
