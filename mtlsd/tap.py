@@ -33,6 +33,7 @@ from mtlsd.expirywatch import ExpiryWatch
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.identity import hush_the_parser
 from mtlsd.listen import bind
+from mtlsd.policy import LIMITS
 from mtlsd.proxy.backend import Backends
 from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.registry.renewals import Renewals
@@ -254,6 +255,8 @@ def _joins(
         sink=sink,
         in_thread=lambda work: in_daemon_thread(reactor, work),
         look=registry.look,
+        longest=settings.renew_longest,
+        limits=LIMITS.only(settings.enrol_keys),
     )
 
 
@@ -270,6 +273,7 @@ def _successions(
         now=_now,
         seconds=seconds,
         longest=settings.renew_longest,
+        limits=LIMITS.only(settings.enrol_keys),
         grace=settings.renew_grace,
     )
 

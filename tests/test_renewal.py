@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from mtlsd.enrol.renewal import MOST, PAUSE, PERIOD, Successions
+from mtlsd.policy import LIMITS
 from mtlsd.proof import LABEL, LARGEST, PATH, SIZE, proves, signed, statement
 from mtlsd.protocols import HTTP
 from mtlsd.registry.directory import DirectoryRegistry
@@ -76,17 +77,22 @@ class RenewDoor(FrontDoor):
         #: Work that waits for :meth:`work`; ``None``: it is done at once.
         self.held: list[Callable[[], object]] | None = None
         self.store = Store(folder, self.now, "operator")
+        self.folder = folder
+        self.let_renew()
+
+    def let_renew(self, **policy: Any) -> None:
         self.successions = Successions(
-            folder,
-            renewals=Renewals(folder, self.now, "mtlsd", self.disk, registry.glance),
-            registry=registry,
+            self.folder,
+            renewals=Renewals(self.folder, self.now, "mtlsd", self.disk, self.registry.glance),
+            registry=self.registry,
             sink=self.sink,
             in_thread=self.in_thread,
-            look=registry.look,
+            look=self.registry.look,
             now=self.now,
             seconds=self.clock.seconds,
             longest=timedelta(days=400),
             grace=timedelta(hours=1),
+            **policy,
         )
         self.door.used = self.successions.used
         self.door.site = Site(
@@ -245,6 +251,16 @@ class AskingTests(RenewalBase):
         client = self.connect()
         done = self.front.successions.renew(client.gate.authorize(), b"junk", b"", b"", Origin())  # type: ignore[arg-type]
         self.assertEqual(self.failureResultOf(done, NotRenewed).value.why, Why.UNFIT)
+
+    def test_keys_that_the_operator_does_not_want(self) -> None:
+        """A client could leave the kind of key behind that the operator insists on, at its next renewal."""
+        self.front.let_renew(limits=LIMITS.only(("p256", "ed25519")))
+        other = self.pair(key="p384")
+        self.refused(Why.UNFIT, other)
+        self.assertIn(
+            f"certificate {other.fingerprint[:16]} has a key (EC P-384) that enrol_keys does not allow", self.logged[-1]
+        )
+        self.assertEqual(self.renew(self.pair(key="ed25519"))[0], 200)
 
     def test_two_at_once(self) -> None:
         """Both would win, and a client could heap up certificates; or the one that lost would have no pair that works."""
