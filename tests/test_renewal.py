@@ -23,6 +23,8 @@ from mtlsd.policy import LIMITS
 from mtlsd.proof import LABEL, LARGEST, PATH, SIZE, proves, signed, statement
 from mtlsd.protocols import HTTP
 from mtlsd.registry.directory import DirectoryRegistry
+from mtlsd.registry.ledger import History
+from mtlsd.registry.promise import PROMISE
 from mtlsd.registry.renewals import NotRenewed, Origin, Renewals, Why
 from mtlsd.registry.store import Store
 from mtlsd.settings import Settings
@@ -345,6 +347,19 @@ class AskingTests(RenewalBase):
 
 
 class StartTests(RenewalBase):
+    def test_what_a_kill_has_kept_from_the_ledger(self) -> None:
+        """Who was let in, and by which way, would stand nowhere until somebody changes something."""
+        self.renew()
+        ledger = self.folder / "ledger.jsonl"
+        *before, line = ledger.read_text().splitlines(True)
+        ledger.write_text("".join(before))
+        (self.folder / PROMISE).write_text(line)
+        self.front.successions.start()
+        *_, last = History(self.folder)
+        self.assertEqual((last.event, last.text("fingerprint")), ("renewed", self.new.fingerprint))
+        self.assertEqual(last.text("detail"), f"renewed from {self.old.fingerprint}; written late")
+        self.assertEqual(self.logged, [])
+
     """What is said at the start."""
 
     def test_not_writable(self) -> None:

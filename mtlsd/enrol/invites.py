@@ -22,6 +22,7 @@ from mtlsd.registry.blocks import pem_of
 from mtlsd.registry.folder import Unsafe, read_file
 from mtlsd.registry.listing import AUTHORIZED, files_of
 from mtlsd.registry.lock import likely_server
+from mtlsd.registry.promise import promised
 from mtlsd.registry.room import Change, Room, in_ledger, looked_at
 from mtlsd.registry.store import Store
 from mtlsd.registry.terms import GROUP_NAME, Terms
@@ -154,16 +155,17 @@ class Invites(Store):
             insist()
         except Refused as error:
             raise NotInvited(f"invite {invite.id}: {error}") from error
-        with failing_whole(self._folder / AUTHORIZED / f"{name}.pem"), Transaction() as steps:
-            # The room on the disk is taken first: from here on little can fail.
-            staged = None if text is None else steps.stage(room.authorized, text, _PUBLIC)
-            certificate = steps.stage(room.authorized, pem_of(arrival.der), _PUBLIC)
-            if staged is not None:
-                steps.place(room.authorized, staged, f"{name}.toml")
-            steps.place(room.authorized, certificate, f"{name}.pem")
-        problems = self._used_up(invites, invite)
         event = self._told(Kind.JOINED, invite, arrival, leaf)
-        problems += in_ledger(self._folder, room.root, [event])
+        with promised(room.root, event):
+            with failing_whole(self._folder / AUTHORIZED / f"{name}.pem"), Transaction() as steps:
+                # The room on the disk is taken first: from here on little can fail.
+                staged = None if text is None else steps.stage(room.authorized, text, _PUBLIC)
+                certificate = steps.stage(room.authorized, pem_of(arrival.der), _PUBLIC)
+                if staged is not None:
+                    steps.place(room.authorized, staged, f"{name}.toml")
+                steps.place(room.authorized, certificate, f"{name}.pem")
+            problems = self._used_up(invites, invite)
+            problems += in_ledger(self._folder, room.root, [event])
         return Joined(invite, terms.groups, event, tuple(problems))
 
     def sweep(self) -> tuple[str, ...]:

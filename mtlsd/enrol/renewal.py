@@ -88,6 +88,9 @@ class Successions:
                     path=printable(str(part)),
                 )
                 return
+        # What a kill has kept from the ledger is written there: else it would wait for the next change.
+        done: Deferred[Any] = self._turn.run(self._in_thread, self._renewals.catch_up)
+        done.addErrback(lambda failure: self._log.error("{why}", why=str(failure.value)))
 
     def renew(self, client: Identity, der: bytes, signature: bytes, exporter: bytes, origin: Origin) -> Deferred[Renewed]:
         """Let *client* have the certificate *der* too.  Fires when it is in force.
