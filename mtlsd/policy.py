@@ -5,7 +5,7 @@ Pure: values in, a decision out.  Fails closed: whatever is not known to be righ
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
@@ -67,6 +67,7 @@ class Limits:
     The upper bounds are there because a stranger's certificate is work for us before it is refused.
     """
 
+    rsa: bool = True
     rsa_least: int = 2048
     rsa_most: int = 8192
     algorithms: frozenset[str] = frozenset(
@@ -78,8 +79,13 @@ class Limits:
     def sound(self, key: Key) -> bool:
         """Tell whether *key* is of a kind and size to rely on."""
         if key.algorithm == "RSA":
-            return self.rsa_least <= key.bits <= self.rsa_most
+            return self.rsa and self.rsa_least <= key.bits <= self.rsa_most
         return key.algorithm in self.algorithms
+
+    def only(self, kinds: tuple[str, ...]) -> Limits:
+        """Return these limits for keys of *kinds* alone, names of :data:`KINDS`."""
+        allowed = {KINDS[kind] for kind in kinds}
+        return replace(self, rsa=self.rsa and "RSA" in allowed, algorithms=self.algorithms & allowed)
 
     def affordable(self, key: Key) -> bool:
         """Tell whether a signature by *key* costs little to check, be it strong or not: for what stands above a leaf.
@@ -90,6 +96,19 @@ class Limits:
 
 
 LIMITS = Limits()
+
+#: The kinds of key that a setting can name.
+KINDS = {
+    "p256": "EC P-256",
+    "p384": "EC P-384",
+    "p521": "EC P-521",
+    "ed25519": "Ed25519",
+    "ed448": "Ed448",
+    "mldsa44": "ML-DSA-44",
+    "mldsa65": "ML-DSA-65",
+    "mldsa87": "ML-DSA-87",
+    "rsa": "RSA",
+}
 
 
 def decide(leaf: Certificate | None, standing: Standing, now: datetime, limits: Limits = LIMITS) -> Decision:

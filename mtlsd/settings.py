@@ -7,7 +7,7 @@ configuration file.  The command line wins, then the file, then the default.  Pu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, cast
 from mtlsd.durations import NONE, read_duration, written
 from mtlsd.errors import SettingsError
 from mtlsd.keys import read_endpoint
+from mtlsd.policy import KINDS
 from mtlsd.text import printable
 
 _CERTS = "certs"
@@ -32,9 +33,15 @@ def _setting(
     least: float | timedelta | None = None,
     most: float | timedelta | None = None,
     choices: tuple[str, ...] = (),
-    check: Callable[[str], object] | None = None,
+    check: Callable[[Any], object] | None = None,
 ) -> Any:
     return field(default=default, metadata={"help": help, "least": least, "most": most, "choices": choices, "check": check})
+
+
+def _kinds_of_key(kinds: tuple[str, ...]) -> None:
+    for kind in kinds:
+        if kind not in KINDS:
+            raise ValueError(f"{printable(kind)!r} is no kind of key: {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +87,7 @@ class Settings:
     renew: bool = _setting(False, "Let clients renew their certificates by themselves (mtlsd renew), on or off.")
     renew_longest: timedelta = _setting(
         timedelta(days=400),
-        "Time that a renewed certificate may be good, from now.",
+        "Time that a certificate may be good which comes by a renewal or an invite, from now.",
         least=timedelta(days=1),
         most=timedelta(days=36_500),
     )
@@ -89,6 +96,11 @@ class Settings:
         "Time that an old certificate stays good after the first use of its renewal.",
         least=timedelta(),
         most=timedelta(days=365),
+    )
+    enrol_keys: tuple[str, ...] = _setting(
+        tuple(KINDS),
+        "Kinds of key that a renewal or an invite may bring, with commas.",
+        check=_kinds_of_key,
     )
     public: str = _setting("", "HOST:PORT by which clients reach the server, for invites; default: none.", check=read_endpoint)
     tls_min: str = _setting("1.2", "Oldest TLS version, 1.2 or 1.3.", choices=("1.2", "1.3"))
@@ -113,6 +125,8 @@ def shown(value: object) -> str:
         return "on" if value else "off"
     if isinstance(value, timedelta):
         return written(value)
+    if isinstance(value, tuple):
+        return ",".join(value)
     return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
@@ -182,6 +196,8 @@ def _from_text(setting: Field[Any], text: str) -> object:
         return float(text)
     if kind == "timedelta":
         return _length(text)
+    if "tuple" in kind:
+        return _named(part.strip() for part in text.split(","))
     if "Path" in kind:
         return _path(text, Path())
     return text
@@ -198,6 +214,8 @@ def _from_toml(setting: Field[Any], value: object, base: Path) -> object:
     elif kind == "timedelta":
         # A bare number would be days to one and seconds to another.
         wanted = 'a text like "30d", "12h", "30m", "45s" or "0"', lambda value: isinstance(value, str)
+    elif "tuple" in kind:
+        wanted = "a list of texts", lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value)
     elif kind == "float":
         wanted = "a number of seconds", lambda value: isinstance(value, int | float) and not isinstance(value, bool)
     else:
@@ -210,11 +228,21 @@ def _from_toml(setting: Field[Any], value: object, base: Path) -> object:
         return float(number) if isinstance(value, float) or abs(number) < _FLOAT_EXACT else number
     if kind == "timedelta":
         return _length(cast(str, value))
+    if "tuple" in kind:
+        return _named(cast(list[str], value))
     if "Path" in kind:
         return _path(cast(str, value), base)
     if setting.name == "access_log" and value != "-":
         return str(_path(cast(str, value), base))
     return value
+
+
+def _named(parts: Iterable[str]) -> tuple[str, ...]:
+    """Return what a list names.  One that names nothing is a mistake, more likely than a wish."""
+    named = tuple(dict.fromkeys(parts))
+    if not all(named) or not named:
+        raise ValueError("one or more are wanted")
+    return named
 
 
 def _length(text: str) -> timedelta:

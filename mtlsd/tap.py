@@ -33,6 +33,7 @@ from mtlsd.expirywatch import ExpiryWatch, OwnExpiryWatch
 from mtlsd.heartbeat import Heartbeat
 from mtlsd.identity import hush_the_parser
 from mtlsd.listen import bind
+from mtlsd.policy import LIMITS
 from mtlsd.proxy.backend import Backends
 from mtlsd.registry.directory import DirectoryRegistry
 from mtlsd.registry.renewals import Renewals
@@ -278,6 +279,8 @@ def _joins(
         sink=sink,
         in_thread=workers.run,
         look=registry.look,
+        longest=settings.renew_longest,
+        limits=LIMITS.only(settings.enrol_keys),
     )
 
 
@@ -294,6 +297,7 @@ def _successions(
         now=_now,
         seconds=seconds,
         longest=settings.renew_longest,
+        limits=LIMITS.only(settings.enrol_keys),
         grace=settings.renew_grace,
     )
 

@@ -17,6 +17,8 @@ from mtlsd.errors import FolderError, NotFound, Refused, SettingsError
 from mtlsd.registry import folder, reader
 from mtlsd.registry.atomic import System
 from mtlsd.registry.folder import File
+from mtlsd.registry.ledger import History
+from mtlsd.registry.promise import LATE, PROMISE
 from mtlsd.registry.room import looked_at
 from mtlsd.registry.scan import Scan, scan
 from mtlsd.registry.store import Store
@@ -480,6 +482,7 @@ class WholeOrNotAtAllTests(InvitesBase):
         """Lost: after kill -9 the line would work twice, or never again, or the folder would want a repair."""
         pair, other = self.newcomer(), self.newcomer("other")
         outcomes = set()
+        late = set()
         for at in range(self.steps()):
             folder, invited = self.prepared()
             with self.subTest(at=at):
@@ -497,9 +500,35 @@ class WholeOrNotAtAllTests(InvitesBase):
                 (found,) = looked_at(folder).snapshot.authorized.values()
                 self.assertEqual((found.client, found.groups, found.certificate.fingerprint), ("bob", ("ops",), pair.fingerprint))
                 self.writer(folder).invite("carol")
-                left = [name for name in tree(folder) if ".mtlsd-" in name]
+                left = [name for name in tree(folder) if ".mtlsd-" in name or PROMISE in name]
                 self.assertEqual((left, len(self.files(folder))), ([], 1))
+                (joined,) = (entry for entry in History(folder) if entry.event == "joined")
+                self.assertEqual((joined.text("client"), joined.text("fingerprint")), ("bob", pair.fingerprint))
+                self.assertEqual(joined.told["peer"], {"address": "::1", "port": 5})
+                late.add(LATE in (joined.text("detail") or ""))
+        self.assertEqual(late, {True, False})
         self.assertEqual(outcomes, {True, False})
+
+    def test_what_never_came_true(self) -> None:
+        """Lost: the ledger would tell of a join that never was, or of one that it has already; or a torn line would stop every change."""
+        folder, invited = self.prepared()
+        self.join(invited, self.newcomer(), self.writer(folder))
+        (joined,) = (line for line in (folder / "ledger.jsonl").read_text().splitlines(True) if '"joined"' in line)
+        told = json.loads(joined)
+        for line in (
+            joined,
+            joined[:-1],
+            joined[:40],
+            "",
+            "[]\n",
+            json.dumps({**told, "client": "../authorized/bob"}) + "\n",
+            json.dumps({**told, "client": "carol"}) + "\n",
+            json.dumps({**told, "fingerprint": "0" * 64}) + "\n",
+        ):
+            (folder / PROMISE).write_text(line)
+            self.writer(folder).catch_up()
+            self.assertFalse((folder / PROMISE).exists())
+            self.assertEqual([entry.event for entry in History(folder)], ["invited", "joined"])
 
     def test_terms_of_a_join_that_was_killed(self) -> None:
         """Lost: whoever comes next under that name would get the groups of somebody who never came."""

@@ -22,7 +22,7 @@ from mtlsd.enrol.invite import files_in as files_in_folder
 from mtlsd.enrol.invites import Invited, Invites
 from mtlsd.enrol.join import Joins
 from mtlsd.enrol.openings import Openings
-from mtlsd.policy import Denied, Reason
+from mtlsd.policy import LIMITS, Denied, Reason
 from mtlsd.protocols import HTTP, JOIN
 from mtlsd.settings import Settings
 from mtlsd.tls.context import select_with_join
@@ -38,18 +38,23 @@ class JoinDoor(FolderDoor):
     def __init__(self, folder: Path, settings: Settings | None = None) -> None:
         super().__init__(folder, settings)
         self.invites = Invites(folder, self.now, "operator")
-        self.joins = Joins(
-            folder,
-            invites=Invites(folder, self.now, "mtlsd", self.disk, self.registry.glance),
-            openings=Openings(folder, self.now),
+        self.folder = folder
+        self.joins = self.joining()
+        self.door.join = self.joins
+        self.select = select_with_join(self.joins.is_open)
+        self.creator.context = self.context()
+
+    def joining(self, **policy: Any) -> Joins:
+        return Joins(
+            self.folder,
+            invites=Invites(self.folder, self.now, "mtlsd", self.disk, self.registry.glance),
+            openings=Openings(self.folder, self.now),
             attempts=Attempts(self.clock.seconds),
             sink=self.sink,
             in_thread=self.in_thread,
             look=self.registry.look,
+            **policy,
         )
-        self.door.join = self.joins
-        self.select = select_with_join(self.joins.is_open)
-        self.creator.context = self.context()
 
     def asking(self, pair: Pair | None, **options: Any) -> Client:
         """Connect somebody who wants to join."""
@@ -382,6 +387,23 @@ class CertificateTests(JoinBase):
         ):
             # Else the client's own OpenSSL would not show such a key.
             self.refused(pair, reason, ciphers=b"ALL:@SECLEVEL=0")
+
+    def test_what_the_operator_does_not_want(self) -> None:
+        """A policy of short lives and of certain keys would hold for whoever renews, and not for whoever comes first."""
+        self.front.joins = self.front.door.join = self.front.joining(longest=timedelta(days=90), limits=LIMITS.only(("p256",)))
+        for pair, why in (
+            (make_pair("bob", key="ed25519"), "has a key (Ed25519) that enrol_keys does not allow"),
+            (make_pair("bob", key="rsa2048"), "has a key (RSA-2048) that enrol_keys does not allow"),
+            (make_pair("bob", key=new_key(), ends=timedelta(days=91)), "ends later than renew_longest allows"),
+        ):
+            _, told = self.ask(self.invited, pair)
+            self.assertEqual(told, {"error": "refused"})
+            (event,) = (event for event in self.front.sink.events if event.event == "rejected")
+            self.front.sink.events.clear()
+            self.assertIn(f"certificate {pair.fingerprint[:16]} {why}", event.detail or "")
+        self.assertEqual(self.names(), [])
+        _, told = self.ask(self.invited, make_pair("bob", key=new_key(), ends=timedelta(days=89)))
+        self.assertEqual(told["client"], "bob")
 
     def test_an_authorized_client(self) -> None:
         """A client could take a second name, and keep it when the first is revoked."""

@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.identity import Certificate, Key
 from mtlsd.policy import (
+    KINDS,
     LIMITS,
     Allowed,
     Decision,
@@ -204,6 +205,14 @@ class LimitsTests(SynchronousTestCase):
         """These are what `openssl req` makes with its usual options."""
         for algorithm in ("EC P-256", "EC P-384", "EC P-521", "Ed25519", "Ed448", "ML-DSA-44", "ML-DSA-65", "ML-DSA-87"):
             self.assertTrue(LIMITS.sound(Key(algorithm, 1)), algorithm)
+
+    def test_only_some(self) -> None:
+        """A kind that the operator has left out would be taken; or one that can be let in could not be named."""
+        self.assertEqual(LIMITS.only(tuple(KINDS)), LIMITS)
+        keys = [Key(algorithm, 3072) for algorithm in KINDS.values()]
+        for kind, algorithm in KINDS.items():
+            self.assertEqual([key.algorithm for key in keys if LIMITS.only((kind,)).sound(key)], [algorithm])
+        self.assertFalse(LIMITS.only(("rsa",)).sound(Key("RSA", 1024)))
 
     def test_nothing_else(self) -> None:
         """What is not known to be sound is refused, RSA with a strange exponent among it."""

@@ -15,8 +15,11 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.enrol.renewal import MOST, PAUSE, PERIOD, Successions
+from mtlsd.policy import LIMITS
 from mtlsd.proof import LABEL, LARGEST, PATH, SIZE, proves, signed, statement
 from mtlsd.protocols import HTTP
+from mtlsd.registry.ledger import History
+from mtlsd.registry.promise import PROMISE
 from mtlsd.registry.renewals import NotRenewed, Origin, Renewals, Why
 from mtlsd.web.renewal import ANSWERS, Renew
 from mtlsd.web.site import Site, make_root
@@ -59,9 +62,13 @@ class RenewDoor(FolderDoor):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.folder = folder
+        self.let_renew()
+
+    def let_renew(self, **policy: Any) -> None:
         self.successions = Successions(
-            folder,
-            renewals=Renewals(folder, self.now, "mtlsd", self.disk, self.registry.glance),
+            self.folder,
+            renewals=Renewals(self.folder, self.now, "mtlsd", self.disk, self.registry.glance),
             registry=self.registry,
             sink=self.sink,
             in_thread=self.in_thread,
@@ -70,6 +77,7 @@ class RenewDoor(FolderDoor):
             seconds=self.clock.seconds,
             longest=timedelta(days=400),
             grace=timedelta(hours=1),
+            **policy,
         )
         self.door.used = self.successions.used
         self.door.site = Site(
@@ -202,6 +210,16 @@ class AskingTests(RenewalBase):
         done = self.front.successions.renew(client.gate.authorize(), b"junk", b"", b"", Origin())  # type: ignore[arg-type]
         self.assertEqual(self.failureResultOf(done, NotRenewed).value.why, Why.UNFIT)
 
+    def test_keys_that_the_operator_does_not_want(self) -> None:
+        """A client could leave the kind of key behind that the operator insists on, at its next renewal."""
+        self.front.let_renew(limits=LIMITS.only(("p256", "ed25519")))
+        other = self.pair(key="p384")
+        self.refused(Why.UNFIT, other)
+        self.assertIn(
+            f"certificate {other.fingerprint[:16]} has a key (EC P-384) that enrol_keys does not allow", self.logged[-1]
+        )
+        self.assertEqual(self.renew(self.pair(key="ed25519"))[0], 200)
+
     def test_two_at_once(self) -> None:
         """Both would win, and a client could heap up certificates; or the one that lost would have no pair that works."""
         one, other, third = self.connect(), self.connect(), self.pair()
@@ -285,6 +303,19 @@ class AskingTests(RenewalBase):
 
 
 class StartTests(RenewalBase):
+    def test_what_a_kill_has_kept_from_the_ledger(self) -> None:
+        """Who was let in, and by which way, would stand nowhere until somebody changes something."""
+        self.renew()
+        ledger = self.folder / "ledger.jsonl"
+        *before, line = ledger.read_text().splitlines(True)
+        ledger.write_text("".join(before))
+        (self.folder / PROMISE).write_text(line)
+        self.front.successions.start()
+        *_, last = History(self.folder)
+        self.assertEqual((last.event, last.text("fingerprint")), ("renewed", self.new.fingerprint))
+        self.assertEqual(last.text("detail"), f"renewed from {self.old.fingerprint}; written late")
+        self.assertEqual(self.logged, [])
+
     """What is said at the start."""
 
     def test_not_writable(self) -> None:

@@ -13,6 +13,8 @@ from zope.interface import implementer
 
 from mtlsd.errors import CertificateError, FolderError, NotFound, Refused
 from mtlsd.expirywatch import ExpiryWatch
+from mtlsd.registry.ledger import History
+from mtlsd.registry.promise import PROMISE
 from mtlsd.registry.records import Authorization
 from mtlsd.registry.renewals import GENERATIONS, MOST_RETIRED, NotRenewed, Renewals, Renewed, Retired, Why
 from mtlsd.registry.room import ending, in_force, looked_at
@@ -385,6 +387,10 @@ class InterruptedTests(RenewalBase):
                 wanted = set() if name == "revoke both" else {self.old.fingerprint, self.new.fingerprint}
                 self.assertEqual(self.live(folder), wanted)
                 self.assertEqual([path for part in ("authorized", "revoked") for path in (folder / part).glob(".*")], [])
+                if name == "renew":
+                    (renewed,) = (entry for entry in History(folder) if entry.event == "renewed")
+                    self.assertEqual(renewed.text("fingerprint"), self.new.fingerprint)
+                    self.assertFalse((folder / PROMISE).exists())
 
     def test_a_kill_and_another_certificate(self) -> None:
         """What a kill has left of a renewal would stand in the way of the next, or stay for ever."""

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd.config import read
 from mtlsd.errors import SettingsError
-from mtlsd.settings import Settings, config_of, load, option_name, shown
+from mtlsd.settings import Settings, config_of, from_table, load, option_name, shown
 
 
 def loaded(options: Mapping[str, str | None]) -> Settings:
@@ -41,6 +41,20 @@ class LoadTests(SynchronousTestCase):
         """Invites would go out with an address that is none."""
         self.assertEqual(load({"public": "www.example.org:9443"}).public, "www.example.org:9443")
         self.assertIn("--public www.example.org: HOST:PORT is wanted", self.refusal({"public": "www.example.org"}))
+
+    def test_kinds_of_key(self) -> None:
+        """Keys that the operator does not want would come in; or an empty list would be taken for all of them."""
+        self.assertEqual(load({"enrol-keys": "p256, ed25519,p256"}).enrol_keys, ("p256", "ed25519"))
+        self.assertEqual(from_table({"enrol_keys": ["rsa"]}, Path()), ({"enrol_keys": ("rsa",)}, []))
+        self.assertIn("--enrol-keys p256,rsa1: 'rsa1' is no kind of key: p256, p384,", self.refusal({"enrol-keys": "p256,rsa1"}))
+        for text in ("", ",", "p256,"):
+            self.assertIn(": one or more are wanted", self.refusal({"enrol-keys": text}))
+        for value, why in (
+            ("p256", "a list of texts is wanted"),
+            ([1], "a list of texts is wanted"),
+            ([], "one or more are wanted"),
+        ):
+            self.assertEqual(from_table({"enrol_keys": value}, Path()), ({}, [f"server.enrol_keys: {why}"]))
 
     def test_an_option_that_was_not_given(self) -> None:
         """usage.Options has None for those: they must not hide the default."""

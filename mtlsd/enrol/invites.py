@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,12 +15,14 @@ from mtlsd.audit.events import Event, Kind
 from mtlsd.enrol.invitation import SECRET
 from mtlsd.enrol.invite import INVITES, Invite, all_in, digest_of, file_of, is_withdrawn, opened_invites, safely_read
 from mtlsd.errors import FolderError, MtlsdError, NotFound, Refused
-from mtlsd.identity import Certificate, Tls, is_client_name
+from mtlsd.identity import GRANT_DIGITS, Certificate, Tls, is_client_name
+from mtlsd.policy import LIMITS, Limits
 from mtlsd.registry.atomic import Folder, Transaction, failing_whole
 from mtlsd.registry.blocks import pem_of
 from mtlsd.registry.folder import Unsafe, read_file
 from mtlsd.registry.listing import AUTHORIZED, files_of
 from mtlsd.registry.lock import likely_server
+from mtlsd.registry.promise import promised
 from mtlsd.registry.room import Change, Room, in_ledger, looked_at
 from mtlsd.registry.store import Store
 from mtlsd.registry.terms import GROUP_NAME, Terms
@@ -118,8 +120,10 @@ class Invites(Store):
             problems += in_ledger(self._folder, room.root, [self._told(Kind.UNINVITED, one) for one in old])
         return Change(name, (), (f"{name} is not invited any more",), tuple(problems))
 
-    def join(self, secret: bytes, arrival: Arrival) -> Joined:
+    def join(self, secret: bytes, arrival: Arrival, longest: timedelta = timedelta.max, limits: Limits = LIMITS) -> Joined:
         """Authorize the certificate of *arrival* under the name of the invite whose secret this is.
+
+        It may end *longest* from now at the latest, and its key is within *limits*.
 
         The rename of ``NAME.pem`` is the commit.  Before it the invite is as good as ever, after it dead, and what is
         still to be done then is to remove the file.  Raises :exc:`NotInvited`, and
@@ -132,11 +136,14 @@ class Invites(Store):
             with opened_invites(self._folder, likely_server(self._folder)) as descriptor:
                 name = self._found(descriptor, digest).name
             with self._changing(partial(self._look, name)) as room, self._opened(room) as invites:
-                return self._joined(room, invites, self._found(invites.descriptor, digest), leaf, arrival)
+                invite = self._found(invites.descriptor, digest)
+                return self._joined(room, invites, invite, leaf, arrival, partial(self._insist, leaf, longest, limits))
         except (FileNotFoundError, NotFound):
             raise NotInvited("there is no such invite") from None
 
-    def _joined(self, room: Room, invites: Folder, invite: Invite, leaf: Certificate, arrival: Arrival) -> Joined:
+    def _joined(
+        self, room: Room, invites: Folder, invite: Invite, leaf: Certificate, arrival: Arrival, insist: Callable[[], None]
+    ) -> Joined:
         name = invite.name
         if room.authorized.has(f"{name}.pem"):
             raise NotInvited(f"invite {invite.id}: the name {name} is taken")
@@ -145,18 +152,20 @@ class Invites(Store):
         try:
             terms, text = self._terms_to_come(room, invite)
             self._check(room, leaf, arrival.der, name, terms, again=False)
+            insist()
         except Refused as error:
             raise NotInvited(f"invite {invite.id}: {error}") from error
-        with failing_whole(self._folder / AUTHORIZED / f"{name}.pem"), Transaction() as steps:
-            # The room on the disk is taken first: from here on little can fail.
-            staged = None if text is None else steps.stage(room.authorized, text, _PUBLIC)
-            certificate = steps.stage(room.authorized, pem_of(arrival.der), _PUBLIC)
-            if staged is not None:
-                steps.place(room.authorized, staged, f"{name}.toml")
-            steps.place(room.authorized, certificate, f"{name}.pem")
-        problems = self._used_up(invites, invite)
         event = self._told(Kind.JOINED, invite, arrival, leaf)
-        problems += in_ledger(self._folder, room.root, [event])
+        with promised(room.root, event):
+            with failing_whole(self._folder / AUTHORIZED / f"{name}.pem"), Transaction() as steps:
+                # The room on the disk is taken first: from here on little can fail.
+                staged = None if text is None else steps.stage(room.authorized, text, _PUBLIC)
+                certificate = steps.stage(room.authorized, pem_of(arrival.der), _PUBLIC)
+                if staged is not None:
+                    steps.place(room.authorized, staged, f"{name}.toml")
+                steps.place(room.authorized, certificate, f"{name}.pem")
+            problems = self._used_up(invites, invite)
+            problems += in_ledger(self._folder, room.root, [event])
         return Joined(invite, terms.groups, event, tuple(problems))
 
     def sweep(self) -> tuple[str, ...]:
@@ -202,6 +211,14 @@ class Invites(Store):
         if self._now() >= invite.expires:
             raise NotInvited(f"invite {invite.id}: it has expired")
         return invite
+
+    def _insist(self, leaf: Certificate, longest: timedelta, limits: Limits) -> None:
+        """Refuse a certificate that the operator does not want to come in by an invite, be it as good as any."""
+        short = leaf.fingerprint[:GRANT_DIGITS]
+        if not limits.sound(leaf.key):
+            raise Refused(f"certificate {short} has a key ({leaf.key.label}) that enrol_keys does not allow")
+        if leaf.not_after - self._now() > longest:
+            raise Refused(f"certificate {short} ends later than renew_longest allows")
 
     def _swept(self, room: Room, invites: Folder) -> tuple[list[Invite], list[str]]:
         """Remove what is dead or has expired; return what is left, and what cannot be read."""

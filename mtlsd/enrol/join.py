@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,7 +25,7 @@ from mtlsd.enrol.invite import INVITES
 from mtlsd.enrol.invites import Arrival, Invites, Joined, NotInvited
 from mtlsd.enrol.openings import Openings
 from mtlsd.errors import MtlsdError
-from mtlsd.policy import Reason
+from mtlsd.policy import LIMITS, Limits, Reason
 from mtlsd.registry.listing import AUTHORIZED, files_of
 from mtlsd.text import printable
 
@@ -49,13 +50,18 @@ class Joins(Factory["JoinProtocol"]):
         sink: IAuditSink,
         in_thread: InThread,
         look: Look,
+        longest: timedelta = timedelta(days=400),
+        limits: Limits = LIMITS,
     ) -> None:
+        """A certificate that joins may end *longest* from now, and its key is within *limits*."""
         self._folder = folder
         self._invites = invites
         self._openings = openings
         self._sink = sink
         self._in_thread = in_thread
         self._look = look
+        self._longest = longest
+        self._limits = limits
         # Each waits for the folder's lock, and for the disk: many threads would do it no sooner.
         self._turn = DeferredLock()
         self.attempts = attempts
@@ -87,7 +93,7 @@ class Joins(Factory["JoinProtocol"]):
             done: Deferred[Joined] = Deferred()
             done.errback(Failure(NotInvited("there is no such invite")))
             return done
-        done = self._turn.run(self._in_thread, lambda: self._invites.join(secret, arrival))
+        done = self._turn.run(self._in_thread, lambda: self._invites.join(secret, arrival, self._longest, self._limits))
         done.addCallback(self._joined)
         return done
 

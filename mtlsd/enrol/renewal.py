@@ -20,7 +20,7 @@ from mtlsd.audit.sinks import IAuditSink
 from mtlsd.enrol.attempts import Attempts
 from mtlsd.errors import CertificateError, MtlsdError
 from mtlsd.identity import GRANT_DIGITS, Certificate, Identity
-from mtlsd.policy import LIMITS
+from mtlsd.policy import LIMITS, Limits
 from mtlsd.proof import proves, statement
 from mtlsd.registry.interfaces import IRegistry
 from mtlsd.registry.listing import AUTHORIZED, files_of
@@ -55,10 +55,11 @@ class Successions:
         seconds: Callable[[], float],
         longest: timedelta,
         grace: timedelta,
+        limits: Limits = LIMITS,
     ) -> None:
         """*now* gives the aware wall-clock time, *seconds* are of a monotonic clock.
 
-        A new certificate may end *longest* from now; an old one ends *grace* after the first use of the new one.
+        A new certificate may end *longest* from now, and its key is within *limits*; an old one ends *grace* after the first use of the new one.
         """
         self._folder = folder
         self._renewals = renewals
@@ -70,6 +71,7 @@ class Successions:
         self._seconds = seconds
         self._longest = longest
         self._grace = grace
+        self._limits = limits
         # Each waits for the folder's lock, and for the disk.
         self._turn = DeferredLock()
         self._asked = Attempts(seconds, MOST, PERIOD)
@@ -86,6 +88,9 @@ class Successions:
                     path=printable(str(part)),
                 )
                 return
+        # What a kill has kept from the ledger is written there: else it would wait for the next change.
+        done: Deferred[Any] = self._turn.run(self._in_thread, self._renewals.catch_up)
+        done.addErrback(lambda failure: self._log.error("{why}", why=str(failure.value)))
 
     def renew(self, client: Identity, der: bytes, signature: bytes, exporter: bytes, origin: Origin) -> Deferred[Renewed]:
         """Let *client* have the certificate *der* too.  Fires when it is in force.
@@ -106,6 +111,13 @@ class Successions:
         if leaf.size > LIMITS.certificate or not LIMITS.sound(leaf.key):
             return fail(
                 NotRenewed(Why.UNFIT, f"certificate {leaf.fingerprint[:GRANT_DIGITS]} or its key is not of a kind that is used")
+            )
+        if not self._limits.sound(leaf.key):
+            return fail(
+                NotRenewed(
+                    Why.UNFIT,
+                    f"certificate {leaf.fingerprint[:GRANT_DIGITS]} has a key ({leaf.key.label}) that enrol_keys does not allow",
+                )
             )
         if not proves(der, statement(exporter, der), signature):
             return fail(NotRenewed(Why.NOT_PROVEN, f"the key of {leaf.fingerprint[:GRANT_DIGITS]} was not proven"))

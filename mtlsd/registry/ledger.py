@@ -26,6 +26,11 @@ MOST_LINE = 65_536
 
 def append(root: Folder, events: Sequence[Event]) -> None:
     """Append *events* and wait for the disk.  Only for the holder of the lock.  Raises :exc:`OSError`."""
+    append_lines(root, "".join(event.as_json() + "\n" for event in events))
+
+
+def append_lines(root: Folder, text: str) -> None:
+    """Append whole lines of ASCII, as :func:`append` does."""
     # O_NONBLOCK: a FIFO in its place must not hold the command; O_NOFOLLOW: a link must not lead it elsewhere.
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     descriptor = root.system.open(LEDGER, flags, 0o600, root.descriptor)
@@ -33,7 +38,6 @@ def append(root: Folder, events: Sequence[Event]) -> None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", LEDGER)
-        text = "".join(event.as_json() + "\n" for event in events)
         if status.st_size == 0:
             root.own(descriptor)
         elif os.pread(descriptor, 1, status.st_size - 1) != b"\n":
@@ -44,6 +48,21 @@ def append(root: Folder, events: Sequence[Event]) -> None:
         while written < len(data):
             written += root.system.write(descriptor, data[written:])
         root.system.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def ends_with(root: Folder, line: bytes) -> bool:
+    """Tell whether *line* is the last of the ledger.  Raises :exc:`OSError`."""
+    try:
+        descriptor = os.open(
+            LEDGER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=root.descriptor
+        )
+    except FileNotFoundError:
+        return False
+    try:
+        size = os.fstat(descriptor).st_size
+        return size >= len(line) and os.pread(descriptor, len(line), size - len(line)) == line
     finally:
         os.close(descriptor)
 

@@ -23,6 +23,7 @@ from mtlsd.registry.blocks import without_block
 from mtlsd.registry.folder import MOST_BYTES
 from mtlsd.registry.listing import AUTHORIZED
 from mtlsd.registry.pem import certificates_in
+from mtlsd.registry.promise import promised
 from mtlsd.registry.records import Authorization
 from mtlsd.registry.room import Room, in_ledger
 from mtlsd.registry.store import Store
@@ -111,9 +112,10 @@ class Renewals(Store):
             self._insist_on_fitness(room, name, leaf, der, terms, longest)
             if any(public_key_sha256(other) == key for other in ders.values()):
                 raise NotRenewed(Why.SAME_KEY, f"the key of {leaf.fingerprint[:GRANT_DIGITS]} is that of a certificate before it")
-            self._write(room, name, old, leaf, der, terms, ders)
             event = self._told(Kind.RENEWED, name, leaf, f"renewed from {old}", origin)
-            problems = in_ledger(self._folder, room.root, [event])
+            with promised(room.root, event):
+                self._write(room, name, old, leaf, der, terms, ders)
+                problems = in_ledger(self._folder, room.root, [event])
             return Renewed(name, leaf.fingerprint, old, until, event, tuple(problems))
 
     def retire(self, name: str, new: str, grace: timedelta) -> Retired | None:

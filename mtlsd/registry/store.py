@@ -30,6 +30,7 @@ from mtlsd.registry.bundle import Offer
 from mtlsd.registry.knock import Knock, file_of
 from mtlsd.registry.listing import AUTHORIZED, PENDING, REVOKED, Mark, files_of
 from mtlsd.registry.lock import locked, missing, unlocked
+from mtlsd.registry.promise import fulfil
 from mtlsd.registry.records import Authorization, Tombstone
 from mtlsd.registry.room import Burial, Change, Room, in_ledger, looked_at
 from mtlsd.registry.scan import Scan
@@ -121,6 +122,11 @@ class Store:
             seen = read_all(pending, str(self._folder / PENDING))
             gone = self._dismissed(root, pending, [knock.certificate.fingerprint for knock in seen.knocks if which(knock)])
             return replace(gone, problems=(*seen.problems, *gone.problems))
+
+    def catch_up(self) -> None:
+        """Write to the ledger what a kill has kept from it, as every change does.  Raises :exc:`~mtlsd.errors.MtlsdError`."""
+        with self._changing(lambda: looked_at(self._folder, frozenset())):
+            pass
 
     def admit(self, offers: Sequence[Offer], *, add: bool = False, dry_run: bool = False) -> Admission:
         """Authorize many certificates, each under its name: all that may be, in one change, with one look at the folder.
@@ -371,7 +377,10 @@ class Store:
                             printable(f"{self._folder / part}: the folder cannot be used: {error.strerror}")
                         ) from error
                 seen = self._look() if look is None else look()
-                yield Room(self._folder, root, folders[0], folders[1], seen, self._now, self._actor)
+                room = Room(self._folder, root, folders[0], folders[1], seen, self._now, self._actor)
+                if not dry_run:
+                    fulfil(room)
+                yield room
                 if not dry_run:
                     self._clean = {part: folder.mark() for part, folder in zip((AUTHORIZED, REVOKED), folders, strict=True)}
             finally:

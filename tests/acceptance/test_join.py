@@ -197,6 +197,19 @@ class SceneTests(JoinTestCase):
         # The join, who one is, the next certificate of the server, curl and httpx.
         self.assert_verdicts(self.server, *["authorized"] * 5)
 
+    def test_the_operators_policy(self) -> None:
+        """The settings would be read, and nothing would come of them; or the log would not say why nobody gets in."""
+        for number, (option, value, why) in enumerate(
+            (
+                ("--enrol-keys", "ed25519,rsa", "has a key (EC P-256) that enrol_keys does not allow"),
+                ("--renew-longest", "90d", "ends later than renew_longest allows"),
+            )
+        ):
+            self.start(option, value)
+            self.not_joined("the invite is not good", self.invite(f"bob{number}"))
+            self.assertIn(why, self.server.events("rejected")[-1]["detail"])
+            self.server.stop()
+
     def test_by_a_pipe(self) -> None:
         """`ssh server mtlsd invite bob | mtlsd join -` would not do."""
         self.start()
