@@ -43,6 +43,7 @@ from mtlsd.tls.door import Door
 from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.pair import PairWatcher, ServerPair, load_pair
 from mtlsd.web.accesslog import AccessLog
+from mtlsd.web.application import ApplicationThreads
 from mtlsd.web.renewal import Renew
 from mtlsd.web.router import Resources, Router
 from mtlsd.web.site import Site, make_root
@@ -146,7 +147,7 @@ def _wire(
         reactor=reactor,
     )
     if watcher is not None and settings.config is not None:
-        resources = Resources(reactor, settings.config)
+        resources = Resources(reactor, settings.config, ApplicationThreads(settings.threads))
         backends = Backends(reactor, deadlines, site.names)
 
         def use_rules(fresh: Config) -> None:
