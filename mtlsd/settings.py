@@ -81,6 +81,7 @@ class Settings:
     max_per_address: int = _setting(0, "Connections from one address (IPv6: one /64); 0: no limit.", least=0)
     max_head: int = _setting(32768, "Bytes of a request's line and headers.", least=1024)
     max_body: int = _setting(0, "Bytes of a request's body; 0: no limit.", least=0)
+    threads: int = _setting(10, "Requests that WSGI applications answer at a time, each in a thread.", least=1, most=1000)
     tickets: bool = _setting(True, "TLS session tickets, on or off.")
     pending: bool = _setting(True, "Keep unknown certificates that were refused, for mtlsd approve, on or off.")
     enrol: bool = _setting(False, "Let in who holds an invite (mtlsd join), on or off.")

@@ -44,6 +44,7 @@ from mtlsd.tls.door import Door
 from mtlsd.tls.farewell import Farewells
 from mtlsd.tls.pair import PairFiles, Pairs, PairWatcher, ServerPair
 from mtlsd.web.accesslog import AccessLog
+from mtlsd.web.application import ApplicationThreads
 from mtlsd.web.certificates import Announced, ServerCertificates
 from mtlsd.web.renewal import Renew
 from mtlsd.web.router import Resources, Router
@@ -151,7 +152,7 @@ def _wire(
         reactor=reactor,
     )
     if watcher is not None and settings.config is not None:
-        resources = Resources(reactor, settings.config)
+        resources = Resources(reactor, settings.config, ApplicationThreads(settings.threads))
         backends = Backends(reactor, deadlines, site.names)
 
         def use_rules(fresh: Config) -> None:

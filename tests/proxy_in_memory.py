@@ -139,7 +139,7 @@ class ProxyTestCase(SynchronousTestCase):
     def configure(self, text: str) -> None:
         path = Path("/etc/mtlsd.toml")
         rules = parse(text, path).rules
-        self.door.site.router = Router(rules, Resources(self.reactor, path).make(rules), self.own, self.backends)
+        self.door.site.router = Router(rules, Resources(self.reactor, path, None).make(rules), self.own, self.backends)
 
     def hear(self, event: LogEvent) -> None:
         if str(event.get("log_namespace")).startswith("mtlsd.proxy"):

@@ -206,7 +206,7 @@ class UpgradeTestCase(ProxyTestCase):
         path = Path("/etc/mtlsd.toml")
         rules = parse(text, path).rules
         own = self.door.site.resource
-        router = Router(rules, Resources(self.reactor, path).make(rules), own, self.backends)
+        router = Router(rules, Resources(self.reactor, path, None).make(rules), own, self.backends)
         self.door.site.router = router
         router.reconsider()
 

@@ -21,10 +21,6 @@ from mtlsd.web.request import Request, identity
 _UNSAFE_IN_NAME = re.compile(r'\\?[^\x20-\x7e]|\\?[";\'\r\n]')
 
 
-#: Requests that the applications of a service answer at a time.
-_THREADS = 10
-
-
 class _Daemon(threading.Thread):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options, daemon=True)
@@ -39,8 +35,9 @@ class ApplicationThreads(ThreadPool):
 
     threadFactory = _Daemon
 
-    def __init__(self) -> None:
-        super().__init__(0, _THREADS, "application")
+    def __init__(self, most: int) -> None:
+        """*most* requests are answered at a time."""
+        super().__init__(0, most, "application")
         # None is there before the first request: twistd forks first.
         self.start()
 

@@ -32,7 +32,7 @@ from mtlsd.routing.rules import (
     is_tunnel,
 )
 from mtlsd.text import shortened
-from mtlsd.web.application import Application, ApplicationThreads
+from mtlsd.web.application import Application
 from mtlsd.web.claims import without_claims
 from mtlsd.web.files import Files
 from mtlsd.web.message import Message
@@ -188,10 +188,10 @@ class Router:
 class Resources:
     """Makes what the routes lead to, each once: an application keeps its state over a reload of the configuration."""
 
-    def __init__(self, reactor: Any, config: Path, threads: Any = None) -> None:
-        """*config* is the configuration file, *threads* a pool for applications; default: one of their own."""
+    def __init__(self, reactor: Any, config: Path, threads: Any) -> None:
+        """*config* is the configuration file, *threads* the pool of the applications."""
         self._reactor = reactor
-        self._threads = ApplicationThreads() if threads is None else threads
+        self._threads = threads
         self._config = config
         self._made: Mapping[Destination, IResource] = {}
 

@@ -51,6 +51,18 @@ static = "srv"
 """
 
 
+#: Answers when twelve requests are there at once.
+TOGETHER = """
+import threading
+
+barrier = threading.Barrier(12)
+
+
+def app(environ, start_response):
+    barrier.wait(20)
+    start_response("200 OK", [("Content-Length", "0")])
+    return []
+"""
 LARGE = """
 made = closed = 0
 
@@ -232,6 +244,21 @@ class RoutesTests(AcceptanceTestCase):
             self.assertEqual(said.returncode, 0 if answer["allowed"] else 1)
         checked = command("check", "mtlsd.toml", cwd=self.folder)
         self.assertEqual((checked.returncode, checked.stdout), (0, "mtlsd.toml is right: 3 routes, 1 group\n"), checked.stderr)
+        self.assertEqual(server.stop(), 0)
+
+
+class ThreadsTests(AcceptanceTestCase):
+    def test_as_many_as_are_set(self) -> None:
+        """Who has many slow clients would have all applications wait for ten of them, whatever the file says."""
+        alice = self.new_client("alice")
+        (self.folder / "together.py").write_text(TOGETHER)
+        text = '[server]\nthreads = 12\n[[route]]\npath = "/"\nallow = ["*"]\nwsgi = "together:app"\n'
+        server = self.serve("--config", self.write(self.folder / "mtlsd.toml", text.encode()))
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(TlsClient(server.port, alice)) for _ in range(12)]
+            for client in clients:
+                client.handshake().send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            self.assertEqual([client.response().status for client in clients], [200] * 12)
         self.assertEqual(server.stop(), 0)
 
 
