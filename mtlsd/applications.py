@@ -44,9 +44,11 @@ def found(destination: Static | Wsgi | Made, base: Path) -> Any:
 
 
 def looked_over(path: Path, *, imports: bool) -> Config:
-    """Read the configuration file *path*, and find what its routes lead to: folders and, with *imports*, modules.
+    """Read the configuration file *path*, and find what its routes lead to, modules too.
 
-    Raises :exc:`~mtlsd.config.ConfigError` with every mistake there is: in the file, then on this machine.
+    Without *imports* that is left to whoever uses it, and only where the file itself is wrong folders are looked for, so that
+    all that can be said is said at once.  Raises :exc:`~mtlsd.config.ConfigError` with every mistake there is: in the file,
+    then on this machine.
     """
     mistakes: tuple[str, ...] = ()
     seen: Config | None
@@ -54,7 +56,7 @@ def looked_over(path: Path, *, imports: bool) -> Config:
         seen = read(path)
     except ConfigError as error:
         mistakes, seen = error.mistakes, error.seen
-    if seen is not None:
+    if seen is not None and (imports or mistakes):
         mistakes += tuple(missing(seen.rules, path.parent, imports=imports))
     if mistakes or seen is None:
         raise ConfigError(path, mistakes, seen)

@@ -12,7 +12,7 @@ from click.testing import Result
 
 from mtlsd.cli.tables import knock_text, knocks_table
 from mtlsd.errors import Refused
-from mtlsd.registry.knock import Knock, file_of, written
+from mtlsd.registry.knock import Knock, file_of, fingerprint_in, written
 from mtlsd.registry.store import Store
 from mtlsd.text import columns
 from tests.pki import Pair, make_pair
@@ -30,7 +30,7 @@ class Base(CommandBase):
         return pair
 
     def left(self) -> set[str]:
-        return {path.name[:64] for path in (self.certs / "pending").iterdir()}
+        return {found for path in (self.certs / "pending").iterdir() if (found := fingerprint_in(path.name))}
 
     def ledger(self) -> list[tuple[str, str]]:
         lines = (self.certs / "ledger.jsonl").read_text().splitlines()

@@ -26,6 +26,7 @@ from mtlsd.registry.atomic import System
 from mtlsd.registry.knock import Knock, file_of, written
 from mtlsd.registry.memory import MemoryRegistry
 from mtlsd.registry.records import Authorization, Snapshot, Tombstone
+from mtlsd.registry.store import Store
 from mtlsd.registry.waiting import waiting
 from tests.pki import Pair, make_pair
 from tests.test_store import Faulty, Killed
@@ -55,7 +56,7 @@ class Base(SynchronousTestCase):
         self.in_thread: Callable[[Callable[[], Outcome]], Deferred[Outcome]] = lambda work: succeed(work())
         self.pending = self.start()
 
-    def start(self) -> Pending:
+    def start(self, book: Book | None = None) -> Pending:
         pending = Pending(
             self.certs,
             registry=self.registry,
@@ -63,6 +64,7 @@ class Base(SynchronousTestCase):
             in_thread=self.run_it,
             seconds=self.clock.seconds,
             now=self.now,
+            book=book,
             files=PendingFolder(self.certs, self.system),
         )
         pending.start()
@@ -265,6 +267,64 @@ class KnownTests(Base):
         self.knock(alice)
         self.advance(REPEATED)
         self.assertEqual(self.kept()[alice.fingerprint].count, 2)
+
+    def test_dismissed_keeps_no_place(self) -> None:
+        """Lost: those who were dismissed would be in the way of others, for a month."""
+        self.pending = self.start(Book(limit=4, share=4))
+        for name in ("a", "b", "c"):
+            self.knock(self.pair(name))
+        self.advance(61)
+        for path in (self.certs / "pending").iterdir():
+            path.unlink()
+        self.advance(SELDOM + 1)
+        for name in ("d", "e", "f"):
+            self.knock(self.pair(name))
+        # Where places are fought for, that would not be within a second.
+        self.advance()
+        self.assertEqual(len(self.kept()), 3)
+
+    def test_a_network_is_dismissed(self) -> None:
+        """Lost: after a flood, `mtlsd dismiss --all-from` would have to be said again and again, for files that come later."""
+        self.pending = self.start(Book(limit=100, share=2))
+        told, quiet, other = self.pair("a"), self.pair("b"), self.pair("c")
+        self.knock(told)
+        self.advance()
+        self.knock(told)
+        self.knock(quiet)
+        self.knock(other, "198.51.100.1")
+        change = Store(self.certs, self.now, "operator").dismiss_all(lambda _: True, "192.0.2.0/24")
+        self.assertEqual(change.fingerprints, (told.fingerprint,))
+        self.advance(60)
+        self.assertEqual(list(self.kept()), [other.fingerprint])
+        self.assertEqual([path.name for path in (self.certs / "pending").iterdir()], [file_of(other.fingerprint)])
+        # Who knocks again is kept again.
+        self.knock(told)
+        self.advance()
+        self.assertEqual(self.kept()[told.fingerprint].count, 1)
+
+    def test_notes_that_say_nothing(self) -> None:
+        """Lost: one damaged note would keep everybody from being kept, or stay for ever."""
+        folder = self.certs / "pending"
+        for number, text in enumerate(
+            ("", "[]", "{}", '{"network": "x", "time": "y"}', '{"network": "192.0.2.0/24", "time": "2030-01-01"}')
+        ):
+            (folder / f"dismissed-{number:016x}.json").write_text(text)
+        alice = self.pair()
+        self.knock(alice)
+        self.advance()
+        self.assertEqual(os.listdir(folder), [file_of(alice.fingerprint)])
+
+    def test_notes_that_nobody_takes(self) -> None:
+        """Lost: where no server runs, notes would heap up; and one that is left would count for those who come later."""
+        store = Store(self.certs, self.now, "operator")
+        store.dismiss_all(lambda _: False, "192.0.2.0/24")
+        (old,) = (self.certs / "pending").iterdir()
+        os.utime(old, (0, 0))
+        store.dismiss_all(lambda _: False, "192.0.2.0/24")
+        (fresh,) = (self.certs / "pending").iterdir()
+        self.assertNotEqual(fresh, old)
+        self.pending = self.start()
+        self.assertEqual(os.listdir(self.certs / "pending"), [])
 
 
 class UnwritableTests(Base):

@@ -130,9 +130,8 @@ def dismiss(
         context.fail("give one of FINGERPRINT, --all-from ADDRESS and --older-than TIME")
     if fingerprint is not None:
         return _told("dismissed", store(certs).dismiss(fingerprint), as_json)
-    return _told(
-        "dismissed", store(certs).dismiss_all(_from(network) if network else _silent_for(older_than or timedelta())), as_json
-    )
+    which = _from(network) if network else _silent_for(older_than or timedelta())
+    return _told("dismissed", store(certs).dismiss_all(which, network), as_json)
 
 
 def _from(text: str) -> Callable[[Knock], bool]:

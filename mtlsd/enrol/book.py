@@ -16,7 +16,8 @@ what is kept is bounded, and so is what a stranger can push out:
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -173,6 +174,19 @@ class Book:
         """Let go of what has ended, and of what has been silent for long."""
         for entry in list(self._entries.values()):
             if now > entry.not_after or now - entry.last > LONGEST:
+                self.forget(entry.fingerprint)
+
+    def missed(self, there: AbstractSet[str]) -> None:
+        """Let go of those whose file is gone, where *there* are the fingerprints of all files: the operator has removed it."""
+        for entry in list(self._entries.values()):
+            if entry.filed and not entry.untold and entry.fingerprint not in there:
+                entry.filed = False
+                self.forget(entry.fingerprint)
+
+    def dismiss(self, is_dismissed: Callable[[str, datetime], bool]) -> None:
+        """Let go of those of whose address and last time *is_dismissed* says so, be there a file of them or not."""
+        for entry in list(self._entries.values()):
+            if is_dismissed(entry.address, entry.last):
                 self.forget(entry.fingerprint)
 
     def take(self, most: int, *, repeated: bool, now: datetime | None = None) -> Batch:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mtlsd.enrol.book import Batch, Page
 from mtlsd.registry.atomic import TEMPORARY, Folder, System, Transaction
+from mtlsd.registry.dismissal import Dismissal, covered, taken
 from mtlsd.registry.knock import file_of, written
 from mtlsd.registry.listing import PENDING
 from mtlsd.registry.waiting import Waiting, fingerprints, opened, read_all
@@ -24,12 +25,17 @@ from mtlsd.registry.waiting import Waiting, fingerprints, opened, read_all
 class Outcome:
     """What became of a batch: the pages that were written where there was no file (``kept``), and of these, where there had
     been one (``again``); those that were not written (``left``); and, in words, why (``None``: nothing is wrong).
+
+    ``there`` are the fingerprints of all files (``None``: nobody knows), and ``dismissed`` what a command has dismissed: pages of
+    those are written no more.
     """
 
     kept: tuple[Page, ...] = ()
     again: tuple[Page, ...] = ()
     left: tuple[Page, ...] = ()
     problem: str | None = None
+    there: frozenset[str] | None = None
+    dismissed: tuple[Dismissal, ...] = ()
 
 
 class PendingFolder:
@@ -46,6 +52,7 @@ class PendingFolder:
             if not os.access(PENDING, os.W_OK | os.X_OK, dir_fd=pending.root.descriptor, effective_ids=True):
                 raise PermissionError(0, f"user {self._system.user()} may not write to it", PENDING)
             pending.sweep()
+            taken(pending)
             return read_all(pending, str(self._folder / PENDING))
 
     def apply(self, batch: Batch) -> Outcome:
@@ -54,6 +61,7 @@ class PendingFolder:
         again: list[Page] = []
         left = list(batch.pages)
         missed: list[Page] = []
+        dismissed: tuple[Dismissal, ...] = ()
         try:
             with ExitStack() as stack:
                 pending = self._opened(stack)
@@ -61,6 +69,8 @@ class PendingFolder:
                     # One that cannot be removed is found again at the next start.
                     with suppress(OSError):
                         self._system.unlink(file_of(fingerprint), pending.descriptor)
+                dismissed = taken(pending)
+                left = [page for page in left if not covered(dismissed, page.address, page.last)]
                 there = set(fingerprints(pending))
                 while left:
                     page = left[0]
@@ -71,14 +81,16 @@ class PendingFolder:
                         # A command has swept our temporary file up: the next time, then.
                         missed.append(page)
                     else:
+                        there.add(page.fingerprint)
                         if anew:
                             kept.append(page)
                             if not page.fresh:
                                 again.append(page)
                     del left[0]
         except OSError as error:
-            return Outcome(tuple(kept), tuple(again), (*missed, *left), error.strerror or str(error))
-        return Outcome(tuple(kept), tuple(again), tuple(missed))
+            why = error.strerror or str(error)
+            return Outcome(tuple(kept), tuple(again), (*missed, *left), why, dismissed=dismissed)
+        return Outcome(tuple(kept), tuple(again), tuple(missed), None, frozenset(there), dismissed)
 
     def _opened(self, stack: ExitStack) -> Folder:
         root = Folder(str(self._folder), self._system)

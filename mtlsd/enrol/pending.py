@@ -21,6 +21,7 @@ from mtlsd.audit.sinks import IAuditSink
 from mtlsd.enrol.book import Batch, Book, Page
 from mtlsd.enrol.files import Outcome, PendingFolder
 from mtlsd.policy import approval
+from mtlsd.registry.dismissal import covered
 from mtlsd.registry.interfaces import IRegistry
 from mtlsd.registry.listing import PENDING
 from mtlsd.text import printable
@@ -59,7 +60,8 @@ class Pending:
         """*folder* is the operator's; *seconds* is a monotonic clock, *now* the wall clock (aware, UTC)."""
         self._shown = printable(str(folder / PENDING))
         self._files = files or PendingFolder(folder)
-        self._book = book or Book()
+        # An empty one is false.
+        self._book = Book() if book is None else book
         self._registry = registry
         self._sink = sink
         self._in_thread = in_thread
@@ -95,7 +97,8 @@ class Pending:
         now = self._seconds()
         if self._running or (self._problem is not None and now - self._failed_at < SELDOM):
             return
-        if now - self._pruned >= SELDOM:
+        look = now - self._pruned >= SELDOM
+        if look:
             self._pruned = now
             self._book.prune(self._now())
         if not self._loaded:
@@ -103,7 +106,8 @@ class Pending:
             if not self._loaded:
                 return
         batch = self._batch(now)
-        if batch or self._problem is not None:
+        # With nothing to write, now and then a look at what a command has removed: else that would keep its places.
+        if batch or self._problem is not None or (look and len(self._book)):
             self._running = True
             running = maybeDeferred(self._in_thread, partial(self._files.apply, batch))
             running.addCallbacks(partial(self._take, batch), partial(self._failed, batch))
@@ -126,6 +130,10 @@ class Pending:
         self._book.put_back(outcome.left, batch.gone if outcome.problem is not None else ())
         for page in outcome.again:
             self._book.begun_again(page)
+        if outcome.dismissed:
+            self._book.dismiss(partial(covered, outcome.dismissed))
+        if outcome.there is not None:
+            self._book.missed(outcome.there)
         self._report(outcome.problem)
         for page in outcome.kept:
             self._sink.write(_pending(page))

@@ -27,6 +27,7 @@ from mtlsd.policy import Denied, Reason, decide
 from mtlsd.registry.admission import Admission, Judgement, Outcome
 from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
 from mtlsd.registry.bundle import Offer
+from mtlsd.registry.dismissal import note
 from mtlsd.registry.knock import Knock, file_of
 from mtlsd.registry.listing import AUTHORIZED, PENDING, REVOKED, Mark, files_of
 from mtlsd.registry.lock import locked, missing, unlocked
@@ -114,11 +115,18 @@ class Store:
                 raise NotFound(f"no certificate that begins with {digits} has knocked: mtlsd pending lists those that have")
             return self._dismissed(root, pending, [found])
 
-    def dismiss_all(self, which: Callable[[Knock], bool]) -> Change:
-        """Remove from ``pending/`` every certificate of which *which* says so."""
+    def dismiss_all(self, which: Callable[[Knock], bool], network: str | None = None) -> Change:
+        """Remove from ``pending/`` every certificate of which *which* says so.
+
+        *network*: that is all from there; so the server is told to let go of those too that have no file yet.
+        """
         if not (self._folder / PENDING).exists():
             return Change(None)
         with self._pending() as (root, pending):
+            if network is not None:
+                # Where that cannot be written, the files go all the same.
+                with suppress(OSError):
+                    note(pending, network, self._now())
             seen = read_all(pending, str(self._folder / PENDING))
             gone = self._dismissed(root, pending, [knock.certificate.fingerprint for knock in seen.knocks if which(knock)])
             return replace(gone, problems=(*seen.problems, *gone.problems))
