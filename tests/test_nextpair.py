@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -109,6 +110,7 @@ class PrepareTests(NextPairCase):
         """Lost: a gap between the two, or a next one that has ended before it is used."""
         self.refused("the present certificate ends on 2027-03-05, before", NOW + timedelta(days=101), days=300)
         self.refused("it would have ended by 2026-12-25: give --days", days=30)
+        self.refused("2026-11-20 is past: --in 0s uses the next pair at once", NOW - timedelta(days=5))
         made = self.prepare()
         self.refused(
             f"{self.folder / NEXT} is there already: {made.certificate.fingerprint}, used from 2026-12-25 on; --again makes"
@@ -126,6 +128,11 @@ class PrepareTests(NextPairCase):
             self.refused(f"{self.folder / name} is a link")
             (self.folder / name).unlink()
             aside.rename(self.folder / name)
+
+    def test_of_an_authority(self) -> None:
+        """Lost: a certificate that browsers and partners trust would make way for one that nobody knows."""
+        make_pair("localhost", issuer=make_pair("issuer")).write(self.folder, "server")
+        self.refused(f"{self.folder / SERVER_CERTIFICATE} is from an authority: renew it there")
 
     def test_again(self) -> None:
         """Lost: a second thought, also about a date that nobody can read."""
@@ -207,13 +214,51 @@ class TakeOverTests(NextPairCase):
         self.assertEqual((self.served(self.folder), second.hosts.names), (made.certificate.fingerprint, made.hosts.names))
 
     def test_damaged(self) -> None:
-        """Lost: what works would be overwritten with what does not."""
-        self.prepare()
-        (self.folder / NEXT / SERVER_CERTIFICATE).write_bytes(b"junk")
+        """Lost: what works would be overwritten with what does not; or `make serve`, which runs init, would not start."""
+        made = self.prepare()
+        upcoming, other = self.folder / NEXT, make_pair("x")
+        for name, data in (
+            (SERVER_CERTIFICATE, b"junk"),
+            (SERVER_KEY, b"junk"),
+            (SERVER_CERTIFICATE, other.pem),
+            (SERVER_KEY, other.key_pem),
+            (FROM, b"junk"),
+        ):
+            with self.subTest(name=name, data=data[:8]):
+                good = (upcoming / name).read_bytes()
+                (upcoming / name).write_bytes(data)
+                self.now = LATER
+                before = tree(self.folder)
+                self.assertIn(str(upcoming), found(self.folder, [], ["localhost"], lambda: self.now, 100).problem or "")
+                self.assertEqual((tree(self.folder), self.served(self.folder)), (before, self.first))
+                (upcoming / name).write_bytes(good)
+        (upcoming / SERVER_KEY).unlink()
+        self.assertIn(str(upcoming), found(self.folder, [], ["localhost"], lambda: self.now, 100).problem or "")
+        self.assertEqual(self.served(self.folder), self.first)
+        self.assertNotEqual(self.prepare(again=True).certificate, made.certificate)
+
+    def test_whose_it_is(self) -> None:
+        """Lost: a key of root's that the server reads by its group would be read by nobody after the change."""
+        given: list[tuple[str, int, int]] = []
+
+        class Root(System):
+            def user(self) -> int:
+                return 0
+
+            def fchown(self, descriptor: int, user: int, group: int) -> None:
+                given.append((os.readlink(f"/proc/self/fd/{descriptor}"), user, group))
+
+        key = os.stat(self.folder / SERVER_KEY)
+        self.prepare(system=Root())
+        last = {path.rpartition("/")[2]: owner for path, *owner in given}
+        for name in (SERVER_KEY, SERVER_CERTIFICATE, FROM):
+            self.assertEqual(last[name], [key.st_uid, key.st_gid])
+        given.clear()
         self.now = LATER
-        before = tree(self.folder)
-        self.assertRaises(CertificateError, self.found, self.folder)
-        self.assertEqual(tree(self.folder), before)
+        self.found(self.folder, Root())
+        # To the folder's owner, as any file; the two that take the usual names then to the key's.
+        times = Counter(path for path, _, _ in given if "/.mtlsd-" in path)
+        self.assertEqual(sorted(times.values()), [1, 1, 2, 2])
 
     def test_only_the_pair(self) -> None:
         """Lost: a server without the usual two files, which has a next pair all the same."""

@@ -13,6 +13,7 @@ from mtlsd.cli.group import DONE, complain
 from mtlsd.cli.shared import certs as certs_option
 from mtlsd.cli.shared import checked, now
 from mtlsd.durations import read_duration
+from mtlsd.errors import CertificateError
 from mtlsd.keys import MOST_DAYS, Hosts, read_host
 from mtlsd.registry.founding import found
 from mtlsd.registry.nextpair import MARGIN, NEXT, Waiting, prepare, read_moment, waiting
@@ -78,7 +79,14 @@ def init(
         click.echo(f"{printable(str(certs))} is ready; nothing had to be made")
     click.echo(f"the server's certificate: {certificate.fingerprint}")
     click.echo(f"good for {_shown(founded.hosts)}, until {certificate.not_after:%Y-%m-%d}")
-    upcoming = waiting(certs)
+    try:
+        upcoming = waiting(certs)
+    except CertificateError as error:
+        upcoming = None
+        complain(f"warning: {error}: mtlsd init --renew --again makes another in its place")
+    else:
+        if founded.problem is not None:
+            complain(f"warning: {founded.problem}: mtlsd init --renew --again makes another in its place")
     if upcoming is not None:
         click.echo(f"the next one: {upcoming.certificate.fingerprint}, used from {_moment(upcoming.since)} on")
     elif certificate.not_after < now():

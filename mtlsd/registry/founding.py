@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mtlsd.errors import FolderError, Refused
+from mtlsd.errors import CertificateError, FolderError, Refused
 from mtlsd.identity import Certificate
 from mtlsd.keys import Hosts, hosts_in, new_server_pair
 from mtlsd.registry.atomic import Folder, System, Transaction, failing_whole
@@ -20,11 +20,15 @@ from mtlsd.text import printable
 
 @dataclass(frozen=True, slots=True)
 class Founded:
-    """What :func:`found` has made (names under the folder), and the server's certificate with what it says it is."""
+    """What :func:`found` has made (names under the folder), and the server's certificate with what it says it is.
+
+    ``problem`` is what is wrong with the next pair, if that should be in force by now.
+    """
 
     made: tuple[str, ...]
     certificate: Certificate
     hosts: Hosts
+    problem: str | None = None
 
 
 def found(
@@ -42,7 +46,7 @@ def found(
     of *wanted* or its other half, and :exc:`~mtlsd.errors.FolderError` where the folder cannot be written.
     """
     system = system or System()
-    made = []
+    made, problem = [], None
     try:
         # The folder itself may be anywhere, so its parents are made as `mkdir -p` makes them.
         if not folder.is_dir():
@@ -52,8 +56,12 @@ def found(
         raise FolderError(printable(f"{folder}: the folder cannot be made: {error.strerror}")) from error
     with locked(folder, system) as root:
         root.sweep()
-        if take_over(folder, root, now()):
-            made += [SERVER_KEY, SERVER_CERTIFICATE]
+        try:
+            if take_over(folder, root, now()):
+                made += [SERVER_KEY, SERVER_CERTIFICATE]
+        except CertificateError as error:
+            # The server goes on with the present pair, and says so: nothing that is wrong with the next stops a start.
+            problem = str(error)
         pair = None
         if _pair_is_there(folder, root):
             certificate, hosts = certificate_at(folder / SERVER_CERTIFICATE)
@@ -72,7 +80,7 @@ def found(
                 steps.place(root, key, SERVER_KEY)
                 steps.place(root, staged, SERVER_CERTIFICATE)
                 made += [SERVER_KEY, SERVER_CERTIFICATE]
-    return Founded(tuple(made), certificate, hosts)
+    return Founded(tuple(made), certificate, hosts, problem)
 
 
 def _pair_is_there(folder: Path, root: Folder) -> bool:

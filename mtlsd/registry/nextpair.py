@@ -15,6 +15,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from mtlsd.errors import CertificateError, Refused
 from mtlsd.identity import Certificate
@@ -146,10 +151,18 @@ def prepare(
         for name in (SERVER_KEY, SERVER_CERTIFICATE):
             if (folder / name).is_symlink():
                 raise Refused(printable(f"{folder / name} is a link: whoever puts the pair where it leads renews it, not mtlsd"))
+        if not _is_of_itself(folder / SERVER_CERTIFICATE):
+            raise Refused(
+                printable(
+                    f"{folder / SERVER_CERTIFICATE} is from an authority: renew it there; one that is made here is from nobody"
+                )
+            )
         if root.has(NEXT) and not again:
             raise Refused(_is_there(folder))
         at = now()
         moment = usual_moment(present, at) if moment is None else moment
+        if moment < at - timedelta(days=1):
+            raise Refused(f"{moment:%Y-%m-%d} is past: --in 0s uses the next pair at once")
         if at < present.not_after < moment:
             raise Refused(f"the present certificate ends on {present.not_after:%Y-%m-%d}, before the next one would be used")
         if moment >= at + timedelta(days=days):
@@ -175,12 +188,15 @@ def take_over(folder: Path, root: Folder, now: datetime) -> bool:
     moment = since(upcoming)
     if moment is None or moment > now:
         return False
-    certificate_at(upcoming / SERVER_CERTIFICATE)
+    _insist_on_a_pair(upcoming)
     with failing_whole(folder):
         with Transaction() as steps:
             for name in (SERVER_KEY, SERVER_CERTIFICATE):
-                mode = stat.S_IMODE(os.stat(upcoming / name).st_mode)
+                status = os.stat(upcoming / name)
+                mode = stat.S_IMODE(status.st_mode)
                 fresh = steps.stage(root, _read(upcoming / name), mode)
+                if root.system.user() == 0:
+                    _give(root.system, root, fresh, status)
                 if root.has(name):
                     steps.replace(root, fresh, name, steps.stage(root, _read(folder / name), mode))
                 else:
@@ -190,6 +206,26 @@ def take_over(folder: Path, root: Folder, now: datetime) -> bool:
         root.sync()
         root.sweep()
     return True
+
+
+def _insist_on_a_pair(folder: Path) -> None:
+    """Raise :exc:`~mtlsd.errors.CertificateError` unless the two files in *folder* are a pair: what works is not given up for less."""
+    path = folder / SERVER_KEY
+    try:
+        certificate = x509.load_der_x509_certificate(certificates_in(_read(folder / SERVER_CERTIFICATE)).certificates[0])
+        key: Any = load_pem_private_key(_read(path), None)
+        fits = key.public_key() == certificate.public_key()
+    except OSError as error:
+        raise CertificateError(printable(f"{error.filename}: cannot be read: {error.strerror}")) from error
+    except (CertificateError, UnsupportedAlgorithm, ValueError, TypeError, IndexError) as error:
+        raise CertificateError(printable(f"{folder}: the next pair is damaged: {error}")) from error
+    if not fits:
+        raise CertificateError(printable(f"{path}: not the key of {folder / SERVER_CERTIFICATE}"))
+
+
+def _is_of_itself(path: Path) -> bool:
+    certificate = x509.load_der_x509_certificate(certificates_in(_read(path)).certificates[0])
+    return certificate.issuer == certificate.subject
 
 
 def _put(root: Folder, pair: NewPair, moment: datetime, key: os.stat_result) -> None:
