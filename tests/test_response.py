@@ -263,6 +263,9 @@ WHOLE = (
     (OK + b"Content-Length: 99\r\n\r\n", True),
     (OK + b"Transfer-Encoding: chunked\r\n\r\n", True),
     (OK + b"\r\n", True),
+    # llhttp takes these for the close, and refuses whatever follows.
+    (b"HTTP/1.1 304 Not Modified\r\nProxy-Connection: close\r\n\r\n", False),
+    (OK + b"Proxy-Connection: close\r\nContent-Length: 0\r\n\r\n", True),
 )
 #: Answers after which it does not, and what is no answer.
 LAST = (

@@ -205,7 +205,8 @@ class ResponseParser:
             # To HEAD, the end of a body that llhttp was told of, and that should not have come.
             self._excess = self._excess or (self.done and self._is_chunked)
             self.done = True
-            self._is_at_end = True
+            # Behind what llhttp takes for the close, of a proxy too, it reads nothing any more.
+            self._is_at_end = bool(self._parser.should_keep_alive())
 
     def _head(self, pairs: list[tuple[bytes, bytes]]) -> None:
         if len(pairs) > _MOST_HEADERS:
