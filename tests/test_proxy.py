@@ -201,8 +201,8 @@ class ExchangeTests(ProxyTestCase):
         self.assertEqual((Answer(data).status, Answer(data).headers["connection"], gate.disconnecting), (503, "close", True))
 
     def test_hints(self) -> None:
-        """103 is for the client (RFC 8297), where that knows of it."""
-        wire, hints = None, b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\n\r\n"
+        """103 is for the client (RFC 8297), where that knows of it; with a length (RFC 9110 8.6), it would take the answer for a body."""
+        wire, hints = None, b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: x\r\nContent-Length: 5\r\n\r\n"
         gate = self.ask()
         wire = self.connected()
         wire.answer(hints)

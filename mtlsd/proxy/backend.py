@@ -195,6 +195,9 @@ class BackendConnection(Protocol):
             interim, parser.interim = parser.interim, []
             for hint in interim:
                 waiting.interim(hint)
+        if self._waiting is not waiting:
+            # A hint was the last that its client took.
+            return
         if parser.switched is not None:
             self._waiting = None
             parser.let_go()
@@ -202,7 +205,7 @@ class BackendConnection(Protocol):
             waiting.switched(self, parser.switched, parser.behind)
             return
         head = parser.head
-        if head is None or self._waiting is not waiting:
+        if head is None:
             return
         if self._backend.down_until:
             self._backend.is_well()

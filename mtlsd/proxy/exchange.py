@@ -153,7 +153,10 @@ class Exchange:
     def interim(self, head: Head) -> None:
         """A 1xx has come.  100 is between us and the backend; hints are the client's."""
         if head.status == _EARLY_HINTS and self.clientproto == b"HTTP/1.1":
-            self.channel.write_interim(head.status, end_to_end(head.headers.plain))
+            headers = end_to_end(head.headers.plain)
+            # RFC 9110 8.6: whoever believes it takes the head of the answer for a body.
+            headers.pop(b"Content-Length", None)
+            self.channel.write_interim(head.status, headers)
 
     def answered(self, head: Head, body: bytes) -> None:
         """All of the answer has come, in one piece: nobody need be slowed down, or waited for."""
@@ -348,6 +351,9 @@ class Exchange:
         connection.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._message.length is None else data)
 
     def _finish_request(self, connection: BackendConnection) -> None:
+        if connection.is_asked:
+            # A second last chunk would be the beginning of somebody else's request.
+            return
         connection.is_asked = True
         if self._has_body:
             if self._message.length is None:
