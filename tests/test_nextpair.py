@@ -145,6 +145,14 @@ class PrepareTests(NextPairCase):
             self.assertEqual(waiting(self.folder), second)
             self.assertEqual([path.name for path in self.folder.iterdir() if path.name.startswith(".mtlsd-")], [])
 
+    def test_a_folder_of_somebody_elses(self) -> None:
+        """Lost: what somebody keeps in a folder that happens to be called next, at the word --again."""
+        (self.folder / NEXT).mkdir()
+        (self.folder / NEXT / "notes").write_text("mine")
+        error = self.assertRaises(Refused, self.prepare, again=True)
+        self.assertIn("is no pair of mtlsd's: move it away", str(error))
+        self.assertEqual((self.folder / NEXT / "notes").read_text(), "mine")
+
     def test_moments(self) -> None:
         """Lost: a date that is read as another one."""
         self.assertEqual(read_moment("2027-01-31"), datetime(2027, 1, 31, tzinfo=UTC))

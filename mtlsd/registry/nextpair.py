@@ -157,7 +157,8 @@ def prepare(
                     f"{folder / SERVER_CERTIFICATE} is from an authority: renew it there; one that is made here is from nobody"
                 )
             )
-        if root.has(NEXT) and not again:
+        # A folder without a moment is none of ours, and stays: what is swept is lost.
+        if root.has(NEXT) and (not again or not os.path.lexists(folder / NEXT / FROM)):
             raise Refused(_is_there(folder))
         at = now()
         moment = usual_moment(present, at) if moment is None else moment
@@ -202,7 +203,7 @@ def take_over(folder: Path, root: Folder, now: datetime) -> bool:
                 else:
                     steps.place(root, fresh, name)
             # From here on the two usual files count again.
-            root.system.rename(NEXT, TEMPORARY + NEXT, root.descriptor)
+            root.system.rename(NEXT, TEMPORARY + os.urandom(8).hex(), root.descriptor)
         root.sync()
         root.sweep()
     return True
