@@ -245,6 +245,15 @@ class TakeOverTests(NextPairCase):
         self.assertEqual(self.served(self.folder), self.first)
         self.assertNotEqual(self.prepare(again=True).certificate, made.certificate)
 
+    def test_open_to_others(self) -> None:
+        """Lost: the present pair, for one that no server would start with."""
+        self.prepare()
+        before = self.served(self.folder)
+        (self.folder / NEXT / SERVER_KEY).chmod(0o644)
+        self.now = LATER
+        self.assertIn("is open to others (mode 0644)", found(self.folder, [], ["localhost"], lambda: self.now, 100).problem or "")
+        self.assertEqual((self.served(self.folder), (self.folder / NEXT).is_dir()), (before, True))
+
     def test_whose_it_is(self) -> None:
         """Lost: a key of root's that the server reads by its group would be read by nobody after the change."""
         given: list[tuple[str, int, int]] = []

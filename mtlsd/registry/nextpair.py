@@ -213,6 +213,9 @@ def _insist_on_a_pair(folder: Path) -> None:
     """Raise :exc:`~mtlsd.errors.CertificateError` unless the two files in *folder* are a pair: what works is not given up for less."""
     path = folder / SERVER_KEY
     try:
+        if (mode := stat.S_IMODE(os.stat(path).st_mode)) & stat.S_IRWXO:
+            # The server refuses it, and so has told nobody of it; in the usual place it would stop its next start.
+            raise CertificateError(printable(f"{path}: the private key is open to others (mode {mode:04o}): chmod o= it"))
         certificate = x509.load_der_x509_certificate(certificates_in(_read(folder / SERVER_CERTIFICATE)).certificates[0])
         key: Any = load_pem_private_key(_read(path), None)
         fits = key.public_key() == certificate.public_key()
