@@ -6,6 +6,7 @@ configuration file.  The command line wins, then the file, then the default.  Pu
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -113,7 +114,10 @@ class Settings:
     @property
     def next_pair(self) -> Path | None:
         """The folder of the server's next pair; ``None`` where the pair is not the folder's own, and so not ours to renew."""
-        return self.certs / "next" if self.key is None and self.cert is None else None
+        # Who writes out the usual names has the folder's own pair all the same: mtlsd init is going to change it.
+        own = self.certs / "serverKey.pem", self.certs / "serverCrt.pem"
+        here = self.key_path, self.cert_path
+        return self.certs / "next" if list(map(os.path.abspath, here)) == list(map(os.path.abspath, own)) else None
 
     @property
     def cert_path(self) -> Path:

@@ -145,6 +145,14 @@ class PrepareTests(NextPairCase):
             self.assertEqual(waiting(self.folder), second)
             self.assertEqual([path.name for path in self.folder.iterdir() if path.name.startswith(".mtlsd-")], [])
 
+    def test_a_folder_of_somebody_elses(self) -> None:
+        """Lost: what somebody keeps in a folder that happens to be called next, at the word --again."""
+        (self.folder / NEXT).mkdir()
+        (self.folder / NEXT / "notes").write_text("mine")
+        error = self.assertRaises(Refused, self.prepare, again=True)
+        self.assertIn("is no pair of mtlsd's: move it away", str(error))
+        self.assertEqual((self.folder / NEXT / "notes").read_text(), "mine")
+
     def test_moments(self) -> None:
         """Lost: a date that is read as another one."""
         self.assertEqual(read_moment("2027-01-31"), datetime(2027, 1, 31, tzinfo=UTC))
@@ -236,6 +244,15 @@ class TakeOverTests(NextPairCase):
         self.assertIn(str(upcoming), found(self.folder, [], ["localhost"], lambda: self.now, 100).problem or "")
         self.assertEqual(self.served(self.folder), self.first)
         self.assertNotEqual(self.prepare(again=True).certificate, made.certificate)
+
+    def test_open_to_others(self) -> None:
+        """Lost: the present pair, for one that no server would start with."""
+        self.prepare()
+        before = self.served(self.folder)
+        (self.folder / NEXT / SERVER_KEY).chmod(0o644)
+        self.now = LATER
+        self.assertIn("is open to others (mode 0644)", found(self.folder, [], ["localhost"], lambda: self.now, 100).problem or "")
+        self.assertEqual((self.served(self.folder), (self.folder / NEXT).is_dir()), (before, True))
 
     def test_whose_it_is(self) -> None:
         """Lost: a key of root's that the server reads by its group would be read by nobody after the change."""

@@ -276,6 +276,33 @@ class PairWatcherTests(PairCase):
         self.beats(3)
         self.assertEqual(self.fingerprints(), [fresh.fingerprint])
 
+    def test_next_that_is_damaged_in_use(self) -> None:
+        """A slip after the change would bring the old certificate back, which clients have forgotten."""
+        fresh = make_pair("localhost", key=new_key())
+        self.put_next(fresh, self.moment)
+        self.beats(2)
+        (self.next / FROM).write_bytes(b"tomorrow")
+        self.beats(3)
+        (wrong,) = self.errors()
+        self.assertIn("the server's old pair stays in use", wrong)
+        self.watcher.reload()
+        self.assertEqual(
+            (self.fingerprints(), self.watcher.pairs.current.facts.fingerprint), ([fresh.fingerprint], fresh.fingerprint)
+        )
+        # Whoever puts another pair in the usual place means it.
+        other = make_pair("localhost", key=new_key())
+        self.put(other)
+        self.beats(3)
+        self.assertEqual(self.fingerprints(), [fresh.fingerprint, other.fingerprint])
+
+    def test_next_that_cannot_be_looked_at(self) -> None:
+        """A folder of another user's would go unsaid, and clients would not learn what mtlsd init is going to put in place."""
+        self.next.mkdir()
+        (self.next / FROM).symlink_to(FROM)
+        self.beats(3)
+        (wrong,) = self.errors()
+        self.assertIn(f"{self.next / FROM}: cannot be read", wrong)
+
     def test_next_at_no_moment(self) -> None:
         """A slip of the pen in the date would be a traceback each second, or mean now."""
         self.put_next(make_pair("localhost"), self.moment)

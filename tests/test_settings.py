@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, fields
 from datetime import timedelta
@@ -135,6 +136,14 @@ class LoadTests(SynchronousTestCase):
         self.assertEqual((settings.key_path, settings.cert_path), (Path("here/serverKey.pem"), Path("here/serverCrt.pem")))
         settings = load({"certs": "here", "key": "/k", "cert": "/c"})
         self.assertEqual((settings.key_path, settings.cert_path), (Path("/k"), Path("/c")))
+
+    def test_the_next_pair_is_of_the_folders_own(self) -> None:
+        """Clients would not hear of the next pair where the usual names are written out, and mtlsd init would change over."""
+        usual = {"key": "here/serverKey.pem", "cert": os.path.abspath("here/serverCrt.pem")}
+        for where in ({}, usual, {"key": usual["key"]}):
+            self.assertEqual(load({"certs": "./here", **where}).next_pair, Path("here/next"))
+        for where in ({"key": "/k"}, {"cert": "/c"}, {**usual, "cert": "/c"}):
+            self.assertIsNone(load({"certs": "here", **where}).next_pair)
 
     def test_nothing_changes_it_later(self) -> None:
         """What was checked at the start has to be what is used a month later."""

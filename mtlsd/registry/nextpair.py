@@ -157,7 +157,8 @@ def prepare(
                     f"{folder / SERVER_CERTIFICATE} is from an authority: renew it there; one that is made here is from nobody"
                 )
             )
-        if root.has(NEXT) and not again:
+        # A folder without a moment is none of ours, and stays: what is swept is lost.
+        if root.has(NEXT) and (not again or not os.path.lexists(folder / NEXT / FROM)):
             raise Refused(_is_there(folder))
         at = now()
         moment = usual_moment(present, at) if moment is None else moment
@@ -202,7 +203,7 @@ def take_over(folder: Path, root: Folder, now: datetime) -> bool:
                 else:
                     steps.place(root, fresh, name)
             # From here on the two usual files count again.
-            root.system.rename(NEXT, TEMPORARY + NEXT, root.descriptor)
+            root.system.rename(NEXT, TEMPORARY + os.urandom(8).hex(), root.descriptor)
         root.sync()
         root.sweep()
     return True
@@ -212,6 +213,9 @@ def _insist_on_a_pair(folder: Path) -> None:
     """Raise :exc:`~mtlsd.errors.CertificateError` unless the two files in *folder* are a pair: what works is not given up for less."""
     path = folder / SERVER_KEY
     try:
+        if (mode := stat.S_IMODE(os.stat(path).st_mode)) & stat.S_IRWXO:
+            # The server refuses it, and so has told nobody of it; in the usual place it would stop its next start.
+            raise CertificateError(printable(f"{path}: the private key is open to others (mode {mode:04o}): chmod o= it"))
         certificate = x509.load_der_x509_certificate(certificates_in(_read(folder / SERVER_CERTIFICATE)).certificates[0])
         key: Any = load_pem_private_key(_read(path), None)
         fits = key.public_key() == certificate.public_key()

@@ -97,7 +97,8 @@ class PairFiles:
         self._usual = key, certificate
         self._folder = upcoming
         self._now = now
-        self._next_files = () if upcoming is None else (*_pair_in(upcoming), upcoming / FROM)
+        # The folder too: in one that we may not look into, the files are as if they were not there.
+        self._next_files = () if upcoming is None else (upcoming, *_pair_in(upcoming), upcoming / FROM)
 
     def load(self) -> Pairs:
         """Read what there is.  Raises :exc:`~mtlsd.errors.CertificateError` where no pair can be used now."""
@@ -166,18 +167,22 @@ class PairWatcher:
 
     def reload(self) -> None:
         """Read the pair now, changed or not, and say at once what is wrong (SIGHUP)."""
-        self._seen = self._files.signatures()
-        self._wrong = self._try()
+        before, self._seen = self._seen, self._files.signatures()
+        self._wrong = self._try(only_next=self._seen[0] == before[0], anew=True)
         if self._wrong is not None:
             self._complained = float("-inf")
             self._complain(self._wrong)
 
-    def _try(self, *, only_next: bool = False) -> str | None:
+    def _try(self, *, only_next: bool, anew: bool = False) -> str | None:
         before = self.pairs
         try:
             pairs = self._files.load()
+            is_changed = pairs.current.facts != before.current.facts
+            if only_next and is_changed and pairs.wrong is not None:
+                # What is damaged is the one in use: the one before it is what clients have forgotten.
+                raise CertificateError(pairs.wrong)
             # One that is prepared is no reason for a context anew: that would be the end of every ticket.
-            is_other = not only_next or pairs.current.facts != before.current.facts
+            is_other = anew or not only_next or is_changed
             if is_other:
                 self._use(pairs.current)
         except (CertificateError, SSL.Error) as error:
