@@ -255,7 +255,7 @@ class InitTests(Base):
         damaged = self.run_it("init")
         self.assertEqual(damaged.exit_code, 0)
         self.assertIn(f"warning: {self.certs}/next/serverCrt.pem: ", damaged.stderr)
-        self.assertIn(": mtlsd init --renew --again makes another in its place", damaged.stderr)
+        self.assertIn(": put it right, or mtlsd init --renew --again makes another in its place", damaged.stderr)
         now = self.run_it("init", "--renew", "--again", "--in", "0s")
         self.assertEqual(now.exit_code, 0)
         self.assertIn("used from now on\n", now.stdout)

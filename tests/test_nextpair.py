@@ -135,11 +135,13 @@ class PrepareTests(NextPairCase):
         self.refused(f"{self.folder / SERVER_CERTIFICATE} is from an authority: renew it there")
 
     def test_again(self) -> None:
-        """Lost: a second thought, also about a date that nobody can read."""
+        """Lost: a second thought, also about one that is damaged; but not the only pair that clients may know by now."""
         for damage in (False, True):
             first = self.prepare(again=True)
             if damage:
                 (self.folder / NEXT / FROM).write_text("x")
+                self.assertIn("put the date right", str(self.assertRaises(Refused, self.prepare, again=True)))
+                (self.folder / NEXT / SERVER_CERTIFICATE).write_text("x")
             second = self.prepare(NOW + timedelta(days=1), again=True)
             self.assertNotEqual(first.certificate, second.certificate)
             self.assertEqual(waiting(self.folder), second)

@@ -247,6 +247,16 @@ class PairWatcherTests(PairCase):
         # A server that starts now has the same.
         self.assertEqual(self.files().load().current.facts.fingerprint, fresh.fingerprint)
 
+    def test_next_and_the_clock_is_set_back(self) -> None:
+        """The certificate that clients have forgotten would come back, with a clock or a date that is put back."""
+        fresh = make_pair("localhost", key=new_key())
+        self.put_next(fresh, self.moment)
+        self.beats(2)
+        (self.next / FROM).write_text("2030-01-01\n")
+        self.beats(3)
+        self.watcher.reload()
+        self.assertEqual(({*self.fingerprints()}, self.watcher.pairs.upcoming), ({fresh.fingerprint}, None))
+
     def test_next_gets_the_usual_names(self) -> None:
         """Whoever tidies up would bring the old certificate back, which clients have forgotten."""
         fresh = make_pair("localhost", key=new_key())

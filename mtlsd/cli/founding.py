@@ -83,10 +83,10 @@ def init(
         upcoming = waiting(certs)
     except CertificateError as error:
         upcoming = None
-        complain(f"warning: {error}: mtlsd init --renew --again makes another in its place")
+        complain(f"warning: {error}: put it right, or mtlsd init --renew --again makes another in its place")
     else:
         if founded.problem is not None:
-            complain(f"warning: {founded.problem}: mtlsd init --renew --again makes another in its place")
+            complain(f"warning: {founded.problem}: put it right, or mtlsd init --renew --again makes another in its place")
     if upcoming is not None:
         click.echo(f"the next one: {upcoming.certificate.fingerprint}, used from {_moment(upcoming.since)} on")
     elif certificate.not_after < now():

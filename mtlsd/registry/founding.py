@@ -101,6 +101,6 @@ def _insist(folder: Path, hosts: Hosts, wanted: Sequence[str]) -> None:
         raise Refused(
             printable(
                 f"{folder / SERVER_CERTIFICATE} is there, but it does not name {', '.join(lacking)}: "
-                f"move it and {SERVER_KEY} away and run mtlsd init again with every --name"
+                f"mtlsd init --renew {' '.join(f'--name {host}' for host in lacking)} makes the next one, for clients to learn before it is used"
             )
         )

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -140,9 +141,17 @@ def prepare(
         try:
             take_over(folder, root, now())
         except CertificateError:
-            # Of a damaged one nobody knows whether its moment has come: it is thrown away where that was asked for.
+            # Of a damaged one nobody knows whether its moment has come: it is thrown away where that was asked for, and where
+            # nobody can have learned it, or use it any more.
             if not again:
                 raise
+            with suppress(CertificateError):
+                _insist_on_a_pair(folder / NEXT)
+                raise Refused(
+                    printable(
+                        f"{folder / NEXT / FROM}: put the date right: this pair may be in use, and clients may know no other"
+                    )
+                ) from None
         try:
             present, hosts = certificate_at(folder / SERVER_CERTIFICATE)
             key = os.lstat(folder / SERVER_KEY)

@@ -177,6 +177,9 @@ class PairWatcher:
         before = self.pairs
         try:
             pairs = self._files.load()
+            if pairs.upcoming is not None and pairs.upcoming.pair.facts == before.current.facts:
+                # The clock was set back, or the date put off: clients know this one, and have forgotten the one before it.
+                pairs = Pairs(pairs.upcoming.pair)
             is_changed = pairs.current.facts != before.current.facts
             if only_next and is_changed and pairs.wrong is not None:
                 # What is damaged is the one in use: the one before it is what clients have forgotten.
