@@ -56,11 +56,6 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "LC_ALL": "C.UTF-8", **more}
 
 
-def unmeasured(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return *environ* without what has coverage look on."""
-    return {name: value for name, value in environ.items() if not name.startswith("COVERAGE_PROCESS_")}
-
-
 def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run a command line as a person types it, in *cwd*."""
     return subprocess.run(
@@ -70,19 +65,15 @@ def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run ``mtlsd`` with *arguments*."""
-    # The others are measured where the unit tests run them, and to have coverage look on costs more than a third of the time.
-    environ = environment() if arguments[0] in ("join", "renew") else unmeasured(environment())
-    return run([sys.executable, "-c", "from mtlsd.cli import main; main()", *arguments], cwd=cwd, environ=environ)
+    return run([sys.executable, "-c", "from mtlsd.cli import main; main()", *arguments], cwd=cwd)
 
 
-def run(
-    arguments: Sequence[str | Path], cwd: Path, stdin: str = "", *, environ: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def run(arguments: Sequence[str | Path], cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run a program to its end."""
     return subprocess.run(
         [str(argument) for argument in arguments],
         cwd=cwd,
-        env=environment() if environ is None else environ,
+        env=environment(),
         capture_output=True,
         text=True,
         errors="replace",
