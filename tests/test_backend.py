@@ -28,6 +28,8 @@ class BrokenTests(ProxyTestCase):
         gate = self.ask()
         self.refuse()
         self.fails(gate, 503, "Connection was refused")
+        # Of one server alone there is nothing to pass over.
+        self.assertEqual([line for line in self.said if "passed over" in line], [])
 
     def test_no_connection_in_time(self) -> None:
         """By a clock that nobody sets."""
@@ -614,6 +616,25 @@ class RetryTests(ProxyTestCase):
         fresh.lose()
         self.fails(gate)
         self.assertEqual(len(self.attempts()), 3)
+
+    def kept_and_dead_and_then_unreachable(self, method: str) -> tuple[Gate, Wire]:
+        """Ask where the kept connection breaks and no new one is to be had; return who asks, and the other server's connection."""
+        first, second = self.both_kept()
+        gate = self.ask("/api", method)
+        first.lose()
+        self.refuse()
+        return gate, second
+
+    def test_another_one(self) -> None:
+        """What changes nothing may be asked of the other server too."""
+        gate, second = self.kept_and_dead_and_then_unreachable("GET")
+        second.answer(OK)
+        self.assertEqual(Answer(gate.taken()).status, 200)
+
+    def test_not_another_one(self) -> None:
+        """What the server may have done that went away would be done once more, by another one."""
+        gate, second = self.kept_and_dead_and_then_unreachable("DELETE")
+        self.assertEqual((second.sent(), Answer(gate.taken()).status), (b"", 503))
 
 
 class PassedOnAsItIsTests(ProxyTestCase):

@@ -401,6 +401,4 @@ class _Factory(ClientFactory):
             self.connect()
             return
         self.deadline.cancel()
-        why = "it takes too long" if self._is_late else self._why
-        self._backend.is_down(why)
-        self._failed(why)
+        self._failed("it takes too long" if self._is_late else self._why)

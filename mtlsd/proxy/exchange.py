@@ -307,11 +307,12 @@ class Exchange:
             self._ask(connection)
 
     def _unreachable(self, why: str) -> None:
+        backend = self._candidates.pop(0)
+        self._hold_against(backend, why)
         if self._is_over:
             return
-        backend = self._candidates.pop(0)
-        if self._candidates:
-            # Nothing was sent, so any request may try the next.
+        if self._candidates and (not self._is_retried or self.method in _SAFE):
+            # Nothing was sent, so any request may try the next; on a kept connection that broke, it was.
             self._next()
             return
         self._say(backend, why)
