@@ -22,11 +22,11 @@ from mtlsd.identity import Certificate, fingerprint_of
 from mtlsd.keys import NewPair, read_endpoint
 from mtlsd.registry.atomic import TEMPORARY, Folder, System, Transaction
 from mtlsd.registry.blocks import pem_of
+from mtlsd.registry.folder import contents
 from mtlsd.registry.pem import certificates_in
 from mtlsd.text import printable
 
 KEY, CERTIFICATE, SERVER, CURL, ENDPOINT = "key.pem", "cert.pem", "server.pem", "curl", "endpoint"
-_LARGEST = 1 << 20
 # What a pair is made in.
 _STAGING = re.compile(re.escape(TEMPORARY) + "[0-9a-f]{16}")
 _TRIES = 10
@@ -86,7 +86,7 @@ class ClientFolder:
             raise FolderError(printable(f"{self.key}: cannot be read: {error.strerror}")) from error
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise FolderError(printable(f"{self.key}: the private key is open to others (mode {mode:04o}): chmod 600 it"))
-        pair = Pair(_read(self.key), _read(self.certificate))
+        pair = Pair(contents(self.key), contents(self.certificate))
         try:
             found = certificates_in(pair.certificate_pem).leaves
         except CertificateError as error:
@@ -98,7 +98,7 @@ class ClientFolder:
     def server_certificates(self) -> tuple[bytes, ...]:
         """Return the certificates of the server that are trusted, DER; none where no server is known yet."""
         try:
-            return certificates_in(_read(self.server)).certificates
+            return certificates_in(contents(self.server)).certificates
         except FileNotFoundError:
             return ()
         except CertificateError as error:
@@ -135,7 +135,7 @@ class ClientFolder:
         For whoever holds the folder's lock (:meth:`mtlsd.clientpairs.ClientPairs.locked`).  On the disk when this returns.
         """
         with self._opened(self.server) as folder, Transaction() as steps:
-            before = steps.stage(folder, _read(self.server), 0o644)
+            before = steps.stage(folder, contents(self.server), 0o644)
             steps.replace(folder, steps.stage(folder, b"".join(map(pem_of, ders)), 0o644), SERVER, before)
 
     def put_endpoint(self, endpoint: str) -> None:
@@ -145,7 +145,7 @@ class ClientFolder:
     def endpoint(self) -> tuple[str, int] | None:
         """Return host and port of the server, or ``None`` where that is not known."""
         try:
-            return read_endpoint(_read(self.path / ENDPOINT).decode("ascii"))
+            return read_endpoint(contents(self.path / ENDPOINT).decode("ascii"))
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -168,7 +168,7 @@ class ClientFolder:
         path = self.path / name
         with self._opened(path) as folder:
             if folder.has(name):
-                if _read(path) != data:
+                if contents(path) != data:
                     raise FolderError(printable(f"{path} is there already, and says something else"))
                 return
             with Transaction() as steps:
@@ -292,14 +292,3 @@ def _quoted(text: str) -> str:
     for character, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r"), ("\v", "\\v")):
         text = text.replace(character, escaped)
     return text
-
-
-def _read(path: Path) -> bytes:
-    try:
-        # O_NONBLOCK: a FIFO in its place must not hold us.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return file.read(_LARGEST)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise FolderError(printable(f"{path}: cannot be read: {error.strerror}")) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,8 +10,7 @@ from twisted.logger import Logger
 from mtlsd.applications import looked_over
 from mtlsd.config import Config
 from mtlsd.errors import SettingsError
-
-_Signature = tuple[int, ...] | None
+from mtlsd.registry.folder import signature_at
 
 
 class ConfigWatcher:
@@ -27,7 +25,7 @@ class ConfigWatcher:
         self._path = path
         self._log = Logger()
         # Before it is read, and here: a start may take seconds, and what is written meanwhile must not count as read.
-        self._read = self._seen = self._signature()
+        self._read = self._seen = signature_at(self._path)
         #: What stood in the file when the service started.
         self.config = _read(path)
         self._use: Callable[[Config], object] = _use_nothing
@@ -38,13 +36,13 @@ class ConfigWatcher:
 
     def beat(self) -> None:
         """Called once a second."""
-        before, self._seen = self._seen, self._signature()
+        before, self._seen = self._seen, signature_at(self._path)
         if self._seen is not None and self._seen == before and self._seen != self._read:
             self.reload()
 
     def reload(self) -> None:
         """Read the file now, changed or not (SIGHUP)."""
-        self._read = self._seen = self._signature()
+        self._read = self._seen = signature_at(self._path)
         try:
             config = _read(self._path)
             self._use(config)
@@ -54,13 +52,6 @@ class ConfigWatcher:
         self._log.info("{path}: {routes} routes in force", path=self._path, routes=len(config.rules.routes))
         for key in _changed(self.config.server, config.server):
             self._log.warn("{path}: server.{key} has changed: that takes a restart", path=self._path, key=key)
-
-    def _signature(self) -> _Signature:
-        try:
-            found = os.stat(self._path)
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _read(path: Path) -> Config:

@@ -530,6 +530,27 @@ class WholeOrNotAtAllTests(InvitesBase):
             self.assertFalse((folder / PROMISE).exists())
             self.assertEqual([entry.event for entry in History(folder)], ["invited", "joined"])
 
+    def test_a_ledger_that_cannot_be_written(self) -> None:
+        """Lost: who came in while the disk had no room for a line; or the same line twice, once others have written theirs."""
+        folder, invited = self.prepared()
+        ledger, aside = folder / "ledger.jsonl", folder / "aside"
+        ledger.rename(aside)
+        ledger.mkdir()
+        joined = self.join(invited, self.newcomer(), self.writer(folder))
+        self.assertIn("is not recorded", joined.problems[0])
+        ledger.rmdir()
+        aside.rename(ledger)
+        line = (folder / PROMISE).read_text()
+        self.writer(folder).invite("carol")
+        self.assertFalse((folder / PROMISE).exists())
+        found = [(entry.event, (entry.text("detail") or "").endswith(LATE)) for entry in History(folder)]
+        self.assertEqual(found, [("invited", False), ("joined", True), ("invited", False)])
+        # A kill just behind the ledger's line, and whoever has dismissed somebody since.
+        ledger.write_text(line + ledger.read_text())
+        (folder / PROMISE).write_text(line)
+        self.writer(folder).catch_up()
+        self.assertEqual([entry.event for entry in History(folder)], ["joined", "invited", "joined", "invited"])
+
     def test_terms_of_a_join_that_was_killed(self) -> None:
         """Lost: whoever comes next under that name would get the groups of somebody who never came."""
         probe = Faulty(-1)

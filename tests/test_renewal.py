@@ -303,6 +303,8 @@ class AskingTests(RenewalBase):
 
 
 class StartTests(RenewalBase):
+    """What is done and said at the start."""
+
     def test_what_a_kill_has_kept_from_the_ledger(self) -> None:
         """Who was let in, and by which way, would stand nowhere until somebody changes something."""
         self.renew()
@@ -315,8 +317,6 @@ class StartTests(RenewalBase):
         self.assertEqual((last.event, last.text("fingerprint")), ("renewed", self.new.fingerprint))
         self.assertEqual(last.text("detail"), f"renewed from {self.old.fingerprint}; written late")
         self.assertEqual(self.logged, [])
-
-    """What is said at the start."""
 
     def test_not_writable(self) -> None:
         """An operator would learn of it from the first client whose certificate has ended."""

@@ -11,10 +11,9 @@ from mtlsd.errors import CertificateError, FolderError, MtlsdError, Refused
 from mtlsd.identity import fingerprint_of
 from mtlsd.keys import NewPair
 from mtlsd.registry.blocks import pem_of
+from mtlsd.registry.folder import contents
 from mtlsd.registry.pem import certificates_in
 from mtlsd.text import printable
-
-_LARGEST = 1 << 20
 
 
 def read_pair(certificate: Path, key: Path) -> NewPair:
@@ -72,7 +71,6 @@ def _certificates(path: Path) -> tuple[bytes, ...]:
 
 def _read(path: Path) -> bytes:
     try:
-        with open(path, "rb") as file:
-            return file.read(_LARGEST)
-    except OSError as error:
+        return contents(path)
+    except FileNotFoundError as error:
         raise Refused(printable(f"{path}: cannot be read: {error.strerror}")) from error

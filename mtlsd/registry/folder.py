@@ -8,8 +8,10 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
-from mtlsd.errors import MtlsdError
+from mtlsd.errors import FolderError, MtlsdError
+from mtlsd.text import printable
 
 #: The largest file that is read, in bytes.
 MOST_BYTES = 1 << 20
@@ -45,6 +47,28 @@ class File:
 def signature_of(status: os.stat_result) -> bytes:
     """Return what changes whenever the file does: device, inode, size, and both times in nanoseconds, packed."""
     return _pack(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def signature_at(path: Path) -> bytes | None:
+    """Return :func:`signature_of` what is at *path*, through links; ``None`` where nothing can be looked at."""
+    try:
+        return signature_of(os.stat(path))
+    except OSError:
+        return None
+
+
+def contents(path: Path) -> bytes:
+    """Return what is in a file that somebody has named, 1 MiB of it at most; never waits for a FIFO.
+
+    Raises :exc:`FileNotFoundError`, and :exc:`~mtlsd.errors.FolderError` with one line where it cannot be read.
+    """
+    try:
+        with os.fdopen(os.open(path, _FLAGS), "rb") as file:
+            return file.read(MOST_BYTES)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise FolderError(printable(f"{path}: cannot be read: {error.strerror}")) from error
 
 
 def is_young(changed: float, wall: float) -> bool:

@@ -52,8 +52,8 @@ def append_lines(root: Folder, text: str) -> None:
         os.close(descriptor)
 
 
-def ends_with(root: Folder, line: bytes) -> bool:
-    """Tell whether *line* is the last of the ledger.  Raises :exc:`OSError`."""
+def holds(root: Folder, line: bytes, within: int = MOST_LINE) -> bool:
+    """Tell whether *line* is among the last *within* bytes of the ledger.  Raises :exc:`OSError`."""
     try:
         descriptor = os.open(
             LEDGER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC, dir_fd=root.descriptor
@@ -62,7 +62,7 @@ def ends_with(root: Folder, line: bytes) -> bool:
         return False
     try:
         size = os.fstat(descriptor).st_size
-        return size >= len(line) and os.pread(descriptor, len(line), size - len(line)) == line
+        return line in os.pread(descriptor, within, max(0, size - within))
     finally:
         os.close(descriptor)
 

@@ -22,10 +22,11 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from mtlsd.errors import CertificateError, Refused
+from mtlsd.errors import CertificateError, FolderError, Refused
 from mtlsd.identity import Certificate
 from mtlsd.keys import Hosts, NewPair, hosts_in, new_server_pair
 from mtlsd.registry.atomic import TEMPORARY, Folder, System, Transaction, failing_whole
+from mtlsd.registry.folder import contents
 from mtlsd.registry.lock import locked
 from mtlsd.registry.pem import certificates_in
 from mtlsd.text import printable
@@ -36,7 +37,6 @@ SERVER_CERTIFICATE = "serverCrt.pem"
 NEXT, FROM = "next", "from"
 #: How long clients have to learn of it, where nobody says otherwise; and how long before its end the present one goes.
 USUAL_WAIT, MARGIN = timedelta(days=30), timedelta(days=7)
-_LARGEST = 1 << 20
 _MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:Z|[+-][0-9]{2}:[0-9]{2}))?\Z", re.ASCII)
 
 
@@ -66,9 +66,11 @@ def since(folder: Path) -> datetime | None:
     Raises :exc:`~mtlsd.errors.CertificateError`, naming the file, where that cannot be read.
     """
     path = folder / FROM
+    if not folder.is_dir():
+        return None
     try:
         return read_moment(_read(path).decode("ascii"))
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return None
     except ValueError as error:
         raise CertificateError(printable(f"{path}: {error}")) from error
@@ -93,15 +95,14 @@ def server_certificate(folder: Path, now: datetime) -> tuple[Certificate, Hosts]
 
 def certificate_at(path: Path) -> tuple[Certificate, Hosts]:
     """Read the server's certificate in a file: see :func:`server_certificate`."""
+    data = _read(path)
     try:
-        found_in_it = certificates_in(_read(path))
-        if not found_in_it.certificates:
+        found = certificates_in(data)
+        if not found.certificates:
             raise CertificateError("there is no certificate in it")
-        return found_in_it.leaves[0], hosts_in(found_in_it.certificates[0])
-    except FileNotFoundError:
-        raise
+        return found.leaves[0], hosts_in(found.certificates[0])
     except CertificateError as error:
-        raise error if str(path) in str(error) else CertificateError(printable(f"{path}: {error}")) from error
+        raise CertificateError(printable(f"{path}: {error}")) from error
 
 
 def waiting(folder: Path) -> Waiting | None:
@@ -292,11 +293,8 @@ def _is_there(folder: Path) -> str:
 
 
 def _read(path: Path) -> bytes:
+    """Return what is in a file of a pair.  Raises :exc:`FileNotFoundError` and :exc:`~mtlsd.errors.CertificateError`."""
     try:
-        # O_NONBLOCK: a FIFO in its place must not hold the command.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            return file.read(_LARGEST)
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except OSError as error:
-        raise CertificateError(printable(f"{path}: cannot be read: {error.strerror}")) from error
+        return contents(path)
+    except FolderError as error:
+        raise CertificateError(str(error)) from error

@@ -23,22 +23,30 @@ from mtlsd.registry.blocks import salvaged
 from mtlsd.registry.room import Room
 
 PROMISE = ".ledger-next"
+#: Bytes of the ledger's end in which the line is looked for: others may have written behind it since.
+_LATELY = 1 << 20
 #: What the detail of a line ends with that is written after a kill.
 LATE = "written late"
 
 
 @contextmanager
 def promised(root: Folder, event: Event) -> Iterator[None]:
-    """Keep *event* in the open folder, its lock held, while it is made true and written to the ledger."""
+    """Keep *event* in the open folder, its lock held, while it is made true and written to the ledger.
+
+    Where it became true and could not be written, it is kept: the next change of the folder writes it.
+    """
+    line = event.as_json().encode("ascii") + b"\n"
     # A disk that has no room for this has none for the change.
     with suppress(OSError):
-        _write(root, event.as_json().encode("ascii") + b"\n")
+        _write(root, line)
     try:
         yield
     except Exception:
         _forget(root)
         raise
-    _forget(root)
+    with suppress(OSError):
+        if ledger.holds(root, line, len(line)):
+            _forget(root)
 
 
 def fulfil(room: Room) -> None:
@@ -48,7 +56,7 @@ def fulfil(room: Room) -> None:
     with suppress(OSError):
         line = _read(room.root)
         told = _told(line)
-        if told is not None and _is_true(room, told) and not ledger.ends_with(room.root, line):
+        if told is not None and _is_true(room, told) and not ledger.holds(room.root, line, _LATELY):
             told["detail"] = "; ".join(filter(None, (told.get("detail"), LATE)))
             ledger.append_lines(room.root, json.dumps(told) + "\n")
         _forget(room.root)

@@ -16,11 +16,12 @@ from twisted.logger import Logger
 from mtlsd.errors import CertificateError
 from mtlsd.identity import Certificate
 from mtlsd.policy import LIMITS
+from mtlsd.registry.folder import signature_at
 from mtlsd.registry.nextpair import FROM, SERVER_CERTIFICATE, SERVER_KEY, since
 from mtlsd.registry.pem import certificates_in
 from mtlsd.text import printable
 
-_Signature: TypeAlias = tuple[tuple[int, ...] | None, ...]
+_Signature: TypeAlias = tuple[bytes | None, ...]
 
 _LARGEST = 1 << 20
 _REPEAT = 60.0
@@ -120,7 +121,7 @@ class PairFiles:
 
     def signatures(self) -> tuple[_Signature, _Signature]:
         """Return what is another value once one of the two files has changed, and the same for the next pair's."""
-        return tuple(map(_signature_of, self._usual)), tuple(map(_signature_of, self._next_files))
+        return tuple(map(signature_at, self._usual)), tuple(map(signature_at, self._next_files))
 
 
 class PairWatcher:
@@ -220,14 +221,6 @@ def _use_nothing(pair: ServerPair) -> None:
 
 def _pair_in(folder: Path) -> tuple[Path, Path]:
     return folder / SERVER_KEY, folder / SERVER_CERTIFICATE
-
-
-def _signature_of(path: Path) -> tuple[int, ...] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _check_that_they_belong_together(key: crypto.PKey, certificate: crypto.X509, key_path: Path, cert_path: Path) -> None:
