@@ -23,9 +23,9 @@ from twisted.internet.interfaces import (
 )
 from twisted.python.failure import Failure
 
-from mtlsd.deadlines import Deadline
 from mtlsd.tls.connection import RECORD, Connection
 from mtlsd.tls.farewell import Farewells
+from mtlsd.tls.stall import Stall
 from mtlsd.tls.wire import GONE, Phase, Wire
 
 # To look an enumeration's member up is dearer than all else that is done for a record.
@@ -63,9 +63,8 @@ class TLSTransport(Wire):
         self._read_wants_write = False
         self._write_wants_read = False
         self._broken: Exception | None = None
-        self._stalled: Deadline | None = None
-        self._moved = 0.0
-        self._untaken = 0
+        # Made for the first that has to wait for room: most never do.
+        self._stall: Stall | None = None
         self.connected = 1
 
     # From the reactor.
@@ -114,7 +113,8 @@ class TLSTransport(Wire):
                 self._receive()
             if not self._is_open():
                 return None
-        self._moved = self._farewells.seconds()
+        if self._stall is not None:
+            self._stall.moved()
         why = super().doWrite()
         for _ in range(_PULLS_AT_ONCE - 1):
             if why is not None or not self._wants_to_pull():
@@ -403,9 +403,9 @@ class TLSTransport(Wire):
                     self._connection.set_app_data(None)
 
     def _forget_the_time(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+        if self._stall is not None:
+            self._stall.end()
+            self._stall = None
         self._farewells.end(self)
 
     # Writing.
@@ -426,29 +426,16 @@ class TLSTransport(Wire):
         )
 
     def _wait_for_room(self) -> None:
-        if self._stalled is None:
-            self._moved, self._untaken = self._farewells.seconds(), self._untaken_by_peer()
-            self._stalled = self._farewells.set(self._farewells.write_timeout, self._is_stalled)
+        if self._stall is None:
+            self._stall = Stall(self._farewells, self._untaken_by_peer, self._is_waited_for, self.abortConnection)
+        self._stall.watch()
         self._maybePauseProducer()
         if self._phase is not Phase.HANDSHAKE:
             self.startWriting()
 
-    def _is_stalled(self) -> None:
-        """Cut a peer that has taken nothing for ``write_timeout`` seconds while there was something to take."""
-        self._stalled = None
-        if self._phase is not _OPEN or not (self._is_buffering() or self.disconnecting or self._wants_to_pull()):
-            return
-        # The poller calls only when a third of the kernel's buffer is free, which a slow peer may take long for: so
-        # what lies there is looked at too.
-        untaken, before = self._untaken_by_peer(), self._untaken
-        self._untaken = untaken
-        left = self._moved + self._farewells.write_timeout - self._farewells.seconds()
-        if left <= 0 and 0 < untaken < before:
-            left = self._farewells.write_timeout
-        if left <= 0:
-            self.abortConnection()
-        else:
-            self._stalled = self._farewells.set(left, self._is_stalled)
+    def _is_waited_for(self) -> bool:
+        """Tell whether the peer has something to take."""
+        return self._phase is _OPEN and bool(self._is_buffering() or self.disconnecting or self._wants_to_pull())
 
     def _postLoseConnection(self) -> None:
         self._say_farewell()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from enum import Enum, auto
 from typing import Any
 
@@ -27,7 +28,7 @@ class Phase(Enum):
 GONE = (Phase.ABORTED, Phase.LOST)
 
 
-class Wire(FileDescriptor):
+class Wire(FileDescriptor, ABC):
     """A descriptor and its phase.  The methods at its end are for whoever knows what kind of descriptor it is."""
 
     reactor: Any
@@ -85,18 +86,18 @@ class Wire(FileDescriptor):
     def _uncork(self) -> None:
         """Send what was held back."""
 
+    @abstractmethod
     def _discard(self) -> int | None:
         """Throw away what the peer has sent, undecrypted, and return how many bytes it was; ``None``: it has hung up."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _end_of_writing(self) -> None:
         """Tell the peer's TCP that nothing more comes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _untaken_by_peer(self) -> int:
         """Return the bytes in the kernel that the peer's TCP has not taken."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _close_wire(self, *, orderly: bool) -> None:
         """Close the descriptor, once; with a reset where that is not *orderly*."""
-        raise NotImplementedError
