@@ -7,52 +7,36 @@ affair.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.interfaces import IPushProducer
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.http import NO_BODY_CODES, REQUEST_TIMEOUT, RESPONSES
-from twisted.web.http_headers import Headers
-from twisted.web.static import StaticProducer
+from twisted.web.http import REQUEST_TIMEOUT, RESPONSES
 from zope.interface import implementer
 
-from mtlsd.web.interfaces import SERVER, IAuthenticatedTransport
+from mtlsd.web.answering import Answering
+from mtlsd.web.interfaces import IAuthenticatedTransport
 from mtlsd.web.message import Message
-from mtlsd.web.parser import BAD_REQUEST, CONTENT_TOO_LARGE, HEAD_TOO_LARGE, Refusal, RequestParser
+from mtlsd.web.parser import BAD_REQUEST, CONTENT_TOO_LARGE, Refusal, RequestParser
 from mtlsd.web.patience import BodyPace, Patience
 from mtlsd.web.request import Request
 
 if TYPE_CHECKING:
     from mtlsd.web.site import Site
 
-#: RFC 8297 2; Twisted does not know it.
-_INTERIM = {103: b"Early Hints"}
-#: RFC 6585 5; Twisted does not know it.
-_REASONS = {HEAD_TOO_LARGE: b"Request Header Fields Too Large", REQUEST_TIMEOUT: b"Request Timeout"}
-
-
-#: Bytes of a file that are read at a time.
-_FILE_PIECE = 256 * 1024
-#: Headers of an answer that are not the resource's alone.
-_OURS = frozenset({b"Server", b"Date", b"Connection"})
-_SERVER_LINE = b"\r\nServer: %b\r\n" % SERVER
-
 
 @implementer(IPushProducer)
-class Channel(Protocol):
+class Channel(Answering):
     """One connection's requests.  Its transport is an :class:`~mtlsd.web.interfaces.IAuthenticatedTransport`."""
 
-    transport: Any
     _log = Logger()
 
     def __init__(self, site: Site) -> None:
         self.site = site
         self.factory = site
-        #: Whether another request may follow on this connection.
-        self.persistent = True
         self._parser = RequestParser(site.settings.max_head, site.names, site.heads)
         self._messages = self._parser.messages
         self._patience = Patience(site.deadlines)
@@ -65,20 +49,12 @@ class Channel(Protocol):
         self._is_asked_to_close = False
         self._refusal: Refusal | None = None
         self._is_advancing = False
-        # The transport's buffer is full.
-        self._is_blocked = False
         self._is_paused = False
         # Whoever takes the request's body has enough of it for now.
         self._is_held = False
         # The client waits for a word before it sends a body, which is said when there is somebody to take that.
         self._owes_continue = False
         self._finishing = False
-        # The head of an answer went out, and its end has not.
-        self._is_answering = False
-        self._is_over = True
-        self._producer: Any = None
-        self._pulls = False
-        self._head: bytes | None = None
         # Bytes of the request's body that have come, and that may; 0: any number.
         self._taken = self._most = 0
 
@@ -149,46 +125,6 @@ class Channel(Protocol):
 
     # From the request.
 
-    def writeHeaders(self, version: bytes, code: bytes, reason: bytes, headers: Headers) -> None:
-        """Begin an answer: its head waits for the first bytes of its body, to go out with them."""
-        self.write_head(version, code, reason, headers._rawHeaders)
-
-    def write_head(self, version: bytes, code: bytes, reason: bytes, headers: Mapping[bytes, Sequence[bytes]]) -> None:
-        """Begin an answer, as :meth:`writeHeaders`.  *headers* are by name as twisted.web writes it."""
-        self._is_answering = True
-        dates = headers.get(b"Date")
-        date = b"Date: %b\r\n" % dates[-1] if dates else self.site.date_line()
-        head = [version, b" ", code, b" ", reason, _SERVER_LINE, date]
-        for name, values in headers.items():
-            if name not in _OURS:
-                for value in values:
-                    head += (name, b": ", value, b"\r\n")
-        if b"Connection" in headers:
-            self.persistent = self.persistent and not any(b"close" in value.lower() for value in headers[b"Connection"])
-        if not self.persistent:
-            head.append(b"Connection: close\r\n\r\n")
-        elif version == b"HTTP/1.0":
-            # Only a length tells this client where the answer ends.
-            self.persistent = b"Content-Length" in headers or int(code) in NO_BODY_CODES
-            head.append(b"Connection: keep-alive\r\n\r\n" if self.persistent else b"Connection: close\r\n\r\n")
-        else:
-            head.append(b"\r\n")
-        self._head = b"".join(head)
-
-    def write(self, data: bytes) -> None:
-        """Send a part of an answer."""
-        if self._head is not None:
-            data, self._head = self._head + data, None
-        self.transport.write(data)
-
-    def writeSequence(self, iovec: Any) -> None:
-        self.write(b"".join(iovec))
-
-    def flush(self) -> None:
-        """Send the head of an answer that waits for its body no longer."""
-        if self._head is not None:
-            self.write(b"")
-
     def requestDone(self, request: Any) -> None:
         """The answer to *request* is complete."""
         self.flush()
@@ -201,34 +137,6 @@ class Channel(Protocol):
             self._close(self.gate.hang_up if self._is_asked_to_close else self.gate.loseConnection)
         else:
             self._advance()
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Let *producer* make the answer.  Raises :exc:`RuntimeError` where another one does."""
-        if self._producer is not None or self._pulls:
-            raise RuntimeError(f"cannot register {producer!r}: another producer was never unregistered")
-        if streaming:
-            self._producer = producer
-            if self._is_blocked:
-                producer.pauseProducing()
-        else:
-            # It is asked by the transport itself, each time that there is room.
-            self.flush()
-            self._pulls = True
-            if isinstance(producer, StaticProducer):
-                # In pieces of 64 KiB, as it is made, a large file costs a seventh more.
-                producer.bufferSize = _FILE_PIECE
-            transport = self.transport
-            transport.unregisterProducer()
-            transport.registerProducer(producer, False)
-
-    def unregisterProducer(self) -> None:
-        self._producer = None
-        if self._pulls:
-            self._pulls = False
-            transport = self.transport
-            transport.unregisterProducer()
-            if not self._is_over:
-                transport.registerProducer(self, True)
 
     def hold_body(self) -> None:
         """Let no more of the request's body come, for now: it is not the client that is slow."""
@@ -251,12 +159,6 @@ class Channel(Protocol):
             self._begin_body()
         self._advance()
 
-    def write_interim(self, status: int, headers: Mapping[bytes, Sequence[bytes]]) -> None:
-        """Send a 1xx answer before the one that counts."""
-        lines = [b"HTTP/1.1 %d %b\r\n" % (status, RESPONSES.get(status) or _INTERIM.get(status, b"Interim"))]
-        lines += [b"%b: %b\r\n" % (name, value) for name, values in headers.items() for value in values]
-        self.transport.write(b"".join([*lines, b"\r\n"]))
-
     def hand_over(self) -> bytes:
         """Let go of the connection, which is another protocol's from here on.  Returns what has come of that already."""
         self._request = None
@@ -272,13 +174,8 @@ class Channel(Protocol):
         if not self._is_handling:
             # The rest of its body has nobody to go to.
             self.persistent = False
-        body = (RESPONSES[status].decode("ascii").lower() + "\n").encode()
-        headers = Headers()
-        headers.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
-        headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
-        self.writeHeaders(request.clientproto, b"%d" % status, RESPONSES[status], headers)
-        self.write(b"" if request.method == b"HEAD" else body)
-        request.sentLength = 0 if request.method == b"HEAD" else len(body)
+        is_head = request.method == b"HEAD"
+        request.sentLength = self.write_line(request.clientproto, status, RESPONSES[status].lower(), is_head=is_head)
         self.site.log(request)
         self.requestDone(request)
 
@@ -342,15 +239,10 @@ class Channel(Protocol):
             # The head of another answer went out; what is there of it must not look like the whole.
             self.gate.abortConnection()
             return
-        body = text.encode() + b"\n"
         self.persistent = False
-        headers = Headers()
-        headers.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
-        headers.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
-        self.writeHeaders(b"HTTP/1.1", b"%d" % status, _REASONS.get(status) or RESPONSES[status], headers)
-        self.write(body)
+        length = self.write_line(b"HTTP/1.1", status, text.encode())
         if self.site.access_log is not None:
-            self.site.access_log.refused(self.gate, identity, status, len(body))
+            self.site.access_log.refused(self.gate, identity, status, length)
         self.loseConnection()
 
     # Its own.
