@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 
-from tests.acceptance.backends import Program, Reader, Recorder, ScriptedServer, answer
+from tests.acceptance.backends import Backend, Reader, Recorder, ScriptedServer, answer
 from tests.acceptance.harness import AcceptanceTestCase, Server
 from tests.acceptance.peers import Cut, TlsClient
 
@@ -170,7 +170,7 @@ class TrailersTests(AcceptanceTestCase):
         node = shutil.which("node")
         if node is None:
             raise AssertionError("node is missing; to put it right: apt-get install nodejs")
-        program = Program(self, "node", [node, "-e", NODE], r"listening on (\d+)")
+        program = Backend(self, "node", [node, "-e", NODE], r"listening on (\d+)")
         server = self.start(program.port)
         client = self.connect(server)
         client.send(UPLOAD % (b"TE: trailers\r\nTrailer: X-T, X-Client-Name\r\n", b"X-T: 1\r\nX-Client-Name: root\r\n"))
