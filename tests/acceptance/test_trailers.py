@@ -7,7 +7,7 @@ import socket
 
 from tests.acceptance.backends import Backend, Reader, Recorder, ScriptedServer, answer
 from tests.acceptance.harness import AcceptanceTestCase, Server
-from tests.acceptance.peers import Cut, TlsClient
+from tests.acceptance.peers import TlsClient
 
 CONFIG = """
 [[route]]
@@ -64,14 +64,6 @@ class TrailersTests(AcceptanceTestCase):
         while not data.endswith(mark):
             data += client.receive()
         return data
-
-    def to_the_end(self, client: TlsClient) -> bytes:
-        data = b""
-        while True:
-            try:
-                data += client.receive()
-            except Cut:
-                return data
 
     def test_bytes_of_requests(self) -> None:
         """A server would see what was not announced, or what only the door may say; or nothing of what it has asked for."""
@@ -137,7 +129,7 @@ class TrailersTests(AcceptanceTestCase):
         self.assertEqual(backend.count, 1)
         old = self.connect(server)
         old.send(b"GET /x HTTP/1.0\r\nHost: h\r\nTE: trailers\r\n\r\n")
-        self.assertTrue(self.to_the_end(old).endswith(b"\r\n\r\nhi"))
+        self.assertTrue(old.to_the_end().endswith(b"\r\n\r\nhi"))
         self.ends_well(server, client)
 
     def test_a_server_that_leaves_them_unread(self) -> None:
