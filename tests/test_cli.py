@@ -685,6 +685,12 @@ class ConfigTests(Base):
         routes = ["[[route]]", 'path = "/admin"', 'allow = ["group:ops"]', f'static = "{self.work}"', *lines]
         self.config.write_text("\n".join(["[server]", f'certs = "{self.certs}"', "[groups]", 'ops = ["alice"]', *routes]))
 
+    def told(self, *mistakes: str) -> None:
+        """Assert that `check` finds these mistakes, each on a line, and nothing else."""
+        result = self.bare("check", str(self.config))
+        self.assertEqual((result.exit_code, result.stdout), (1, ""))
+        self.assertEqual(result.stderr.splitlines(), list(mistakes))
+
     def test_right(self) -> None:
         """Lost: a word that all is well, for whoever is about to reload."""
         self.configure()
@@ -695,15 +701,10 @@ class ConfigTests(Base):
     def test_mistakes(self) -> None:
         """Lost: all of them at once, each on a line with its place."""
         self.configure("[[route]]", 'path = "//"', 'allow = "ops"')
-        result = self.bare("check", str(self.config))
-        self.assertEqual((result.exit_code, result.stdout), (1, ""))
-        self.assertEqual(
-            result.stderr.splitlines(),
-            [
-                f"mtlsd: {self.config}: route[1].path: no request can have this path: a path may not have an empty segment",
-                f"mtlsd: {self.config}: route[1].allow: a list is wanted",
-                f"mtlsd: {self.config}: route[1]: exactly one of upstream, static, wsgi, resource is wanted",
-            ],
+        self.told(
+            f"mtlsd: {self.config}: route[1].path: no request can have this path: a path may not have an empty segment",
+            f"mtlsd: {self.config}: route[1].allow: a list is wanted",
+            f"mtlsd: {self.config}: route[1]: exactly one of upstream, static, wsgi, resource is wanted",
         )
 
     def test_what_routes_lead_to(self) -> None:
@@ -720,16 +721,11 @@ class ConfigTests(Base):
             f'[server]\ncerts = "{self.certs}"\nkey = "nofile"\ncert = "{self.work}"\n'
             'audit_log = "nodir/x"\naccess_log = "key.pem/x"\n'
         )
-        result = self.bare("check", str(self.config))
-        self.assertEqual((result.exit_code, result.stdout), (1, ""))
-        self.assertEqual(
-            result.stderr.splitlines(),
-            [
-                f"mtlsd: {self.config}: server.key: {self.work}/nofile: No such file or directory",
-                f"mtlsd: {self.config}: server.cert: {self.work} is a folder",
-                f"mtlsd: {self.config}: server.audit_log: {self.work}/nodir: No such file or directory",
-                f"mtlsd: {self.config}: server.access_log: {self.work}/key.pem is not a folder",
-            ],
+        self.told(
+            f"mtlsd: {self.config}: server.key: {self.work}/nofile: No such file or directory",
+            f"mtlsd: {self.config}: server.cert: {self.work} is a folder",
+            f"mtlsd: {self.config}: server.audit_log: {self.work}/nodir: No such file or directory",
+            f"mtlsd: {self.config}: server.access_log: {self.work}/key.pem is not a folder",
         )
         for more in ('key = "key.pem"\naudit_log = "new.jsonl"\naccess_log = "-"', 'access_log = "key.pem"'):
             self.config.write_text(f'[server]\ncerts = "{self.certs}"\n{more}\n')
@@ -742,17 +738,12 @@ class ConfigTests(Base):
             *("[[route]]", 'path = "/x"', 'allow = ["alcie"]', 'static = "gone"', "listing = 1"),
             *("[[route]]", 'path = "//"', 'allow = ["*"]', 'wsgi = "nowhere_at_all:app"'),
         )
-        result = self.bare("check", str(self.config))
-        self.assertEqual((result.exit_code, result.stdout), (1, ""))
-        self.assertEqual(
-            result.stderr.splitlines(),
-            [
-                f"mtlsd: {self.config}: route[1].listing: true or false is wanted",
-                f"mtlsd: {self.config}: route[2].path: no request can have this path: a path may not have an empty segment",
-                f"mtlsd: {self.config}: route[1].static: {self.work}/gone is not a folder",
-                f"mtlsd: {self.config}: route[2].wsgi: nowhere_at_all:app: ModuleNotFoundError: No module named 'nowhere_at_all'",
-                f"mtlsd: warning: {self.config}: route[1].allow: unknown client alcie",
-            ],
+        self.told(
+            f"mtlsd: {self.config}: route[1].listing: true or false is wanted",
+            f"mtlsd: {self.config}: route[2].path: no request can have this path: a path may not have an empty segment",
+            f"mtlsd: {self.config}: route[1].static: {self.work}/gone is not a folder",
+            f"mtlsd: {self.config}: route[2].wsgi: nowhere_at_all:app: ModuleNotFoundError: No module named 'nowhere_at_all'",
+            f"mtlsd: warning: {self.config}: route[1].allow: unknown client alcie",
         )
 
     def test_a_mistake_in_the_folder_of_clients(self) -> None:

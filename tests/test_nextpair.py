@@ -20,10 +20,10 @@ from mtlsd.registry.nextpair import (
     SERVER_CERTIFICATE,
     SERVER_KEY,
     Waiting,
+    certificate_at,
     files_in_force,
     prepare,
     read_moment,
-    server_certificate,
     waiting,
 )
 from mtlsd.tls.pair import PairFiles
@@ -40,7 +40,7 @@ class NextPairCase(SynchronousTestCase):
         self.template = Path(self.mktemp())
         found(self.template, ["a.org"], ["localhost"], lambda: NOW, 100)
         self.folder = self.new_folder()
-        self.first = server_certificate(self.folder, NOW)[0].fingerprint
+        self.first = certificate_at(self.folder / SERVER_CERTIFICATE)[0].fingerprint
 
     def new_folder(self) -> Path:
         folder = Path(self.mktemp())
@@ -88,7 +88,7 @@ class PrepareTests(NextPairCase):
         self.assertEqual(self.served(self.folder), self.first)
         self.now = made.since
         self.assertEqual(self.served(self.folder), made.certificate.fingerprint)
-        self.assertEqual(server_certificate(self.folder, self.now)[0], made.certificate)
+        self.assertEqual(certificate_at(files_in_force(self.folder, self.now)[1])[0], made.certificate)
         self.assertEqual(files_in_force(self.folder, self.now), (upcoming / SERVER_KEY, upcoming / SERVER_CERTIFICATE))
 
     def test_who_may_read(self) -> None:

@@ -84,17 +84,12 @@ def files_in_force(folder: Path, now: datetime) -> tuple[Path, Path]:
     return place / SERVER_KEY, place / SERVER_CERTIFICATE
 
 
-def server_certificate(folder: Path, now: datetime) -> tuple[Certificate, Hosts]:
-    """Read the server's own certificate in *folder*, the one that is in force, and what it says it is.
+def certificate_at(path: Path) -> tuple[Certificate, Hosts]:
+    """Read the server's own certificate in a file, and what it says it is.
 
     Raises :exc:`FileNotFoundError` where there is none, and :exc:`~mtlsd.errors.CertificateError`, naming the file,
     where it cannot be read.
     """
-    return certificate_at(files_in_force(folder, now)[1])
-
-
-def certificate_at(path: Path) -> tuple[Certificate, Hosts]:
-    """Read the server's certificate in a file: see :func:`server_certificate`."""
     data = _read(path)
     try:
         found = certificates_in(data)

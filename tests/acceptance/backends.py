@@ -9,7 +9,7 @@ import socketserver
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -220,40 +220,48 @@ _NGINX_NAMES = ("client_cert", "x_client_name", "x_client_groups", "x_forwarded_
 
 
 class Program:
-    """A server of other people's, in a process of its own; what it sees is in a file."""
+    """A program of other people's in *test*'s folder: what it says is kept, and it is ended when the test is over."""
 
-    def __init__(self, test: AcceptanceTestCase, name: str, arguments: list[str], says: str, port: int | None = None) -> None:
-        self.name = name
-        self._file = test.folder / f"{name}.jsonl"
-        self._process = subprocess.Popen(
+    def __init__(self, test: AcceptanceTestCase, arguments: Sequence[str], **environ: str) -> None:
+        self.process = subprocess.Popen(
             arguments,
             cwd=test.folder,
-            env=environment(),
+            env=environment(**environ),
             text=True,
+            errors="replace",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        self._output = Output(self._process.stdout)
+        self.said = Output(self.process.stdout)
         test.addCleanup(self.stop)
-        found = self._output.wait_for(says)
+
+    def stop(self) -> None:
+        """End it, as an operator does: a master that is killed, as nginx's, leaves its workers behind."""
+        self.process.terminate()
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(DEADLINE)
+            raise
+        finally:
+            self.said.finish()
+
+
+class Backend(Program):
+    """A server of other people's; what it sees is in a file."""
+
+    def __init__(self, test: AcceptanceTestCase, name: str, arguments: list[str], says: str, port: int | None = None) -> None:
+        super().__init__(test, arguments)
+        self.name = name
+        self._file = test.folder / f"{name}.jsonl"
+        found = self.said.wait_for(says)
         self.port = port or int(found[1])
 
     def seen(self) -> list[Seen]:
         lines = self._file.read_bytes().split(b"\n")[:-1] if self._file.exists() else []
         return [_seen(*json.loads(line)) for line in lines]
-
-    def stop(self) -> None:
-        """End it, in good order: nginx has a process of its own to end."""
-        self._process.terminate()
-        try:
-            self._process.wait(DEADLINE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(DEADLINE)
-            raise
-        finally:
-            self._output.finish()
 
 
 def _seen(line: str, pairs: list[tuple[str, str]], body: str) -> Seen:
@@ -264,14 +272,14 @@ def _seen(line: str, pairs: list[tuple[str, str]], body: str) -> Seen:
     return Seen(line, headers, body.encode("latin-1"))
 
 
-def waitress(test: AcceptanceTestCase) -> Program:
+def waitress(test: AcceptanceTestCase) -> Backend:
     """Start a WSGI server, which merges the spellings of a header."""
     (test.folder / "applications.py").write_text(APPLICATIONS)
     line = [sys.executable, "-m", "waitress", "--listen=127.0.0.1:0", "--no-clear-untrusted-proxy-headers", "applications:wsgi"]
-    return Program(test, "waitress", line, r"Serving on http://\S+:(\d+)")
+    return Backend(test, "waitress", line, r"Serving on http://\S+:(\d+)")
 
 
-def uvicorn(test: AcceptanceTestCase) -> Program:
+def uvicorn(test: AcceptanceTestCase) -> Backend:
     """Start an ASGI server."""
     (test.folder / "applications.py").write_text(APPLICATIONS)
     line = [
@@ -284,10 +292,10 @@ def uvicorn(test: AcceptanceTestCase) -> Program:
         "--no-proxy-headers",
         "applications:asgi",
     ]
-    return Program(test, "uvicorn", line, r"running on http://\S+:(\d+)")
+    return Backend(test, "uvicorn", line, r"running on http://\S+:(\d+)")
 
 
-def nginx(test: AcceptanceTestCase) -> Program:
+def nginx(test: AcceptanceTestCase) -> Backend:
     """Start nginx."""
     program = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
     if program is None:
@@ -296,10 +304,10 @@ def nginx(test: AcceptanceTestCase) -> Program:
     names = "".join(f'["{name}", "$http_{name}"], ' for name in _NGINX_NAMES)
     (test.folder / "nginx.conf").write_text(NGINX.format(port=port, names=names))
     arguments = [program, "-e", "stderr", "-p", str(test.folder), "-c", "nginx.conf"]
-    return Program(test, "nginx", arguments, "start worker process", port)
+    return Backend(test, "nginx", arguments, "start worker process", port)
 
 
-def settled(backend: Recorder | Program, count: int) -> list[Seen]:
+def settled(backend: Recorder | Backend, count: int) -> list[Seen]:
     """Return what a backend has seen, once there are *count* requests; some write them down after the answer."""
     poll(f"{backend.name} has seen {count} requests", lambda: len(backend.seen()) >= count, DEADLINE)
     return backend.seen()

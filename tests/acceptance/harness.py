@@ -26,6 +26,8 @@ from tests.pki import Pair, make_pair, new_key
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+#: The command, installed or not.
+MTLSD = (sys.executable, "-c", "from mtlsd.cli import main; main()")
 #: Seconds for what has to happen, on a machine that is busy with other things: with a dozen, a start alone took 20.  Less than
 #: the server's own deadlines of 60, so that what these cut is not taken for what should have been.
 DEADLINE = 45.0
@@ -65,7 +67,7 @@ def shell(line: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run ``mtlsd`` with *arguments*."""
-    return run([sys.executable, "-c", "from mtlsd.cli import main; main()", *arguments], cwd=cwd)
+    return run([*MTLSD, *arguments], cwd=cwd)
 
 
 def run(arguments: Sequence[str | Path], cwd: Path, stdin: str = "") -> subprocess.CompletedProcess[str]:

@@ -105,6 +105,15 @@ class TlsClient:
         self._received = rest[length:]
         return Response(head, rest[:length])
 
+    def to_the_end(self) -> bytes:
+        """Return all that comes until the connection is over."""
+        data = b""
+        while True:
+            try:
+                data += self.receive()
+            except Cut:
+                return data
+
     def wait_until_cut(self, within: float = DEADLINE) -> float:
         """Read until the connection is over; return the seconds that took."""
         began = time.monotonic()
@@ -188,6 +197,15 @@ class TlsClient:
         if not data:
             raise Cut("end of stream")
         self.tls.bio_write(data)
+
+
+def let_in(port: int, pair: Pair) -> bool:
+    """Tell whether the server on *port* answers whoever comes with *pair*, on a connection of its own."""
+    with TlsClient(port, pair) as client:
+        try:
+            return client.ask().status == 200
+        except Cut:
+            return False
 
 
 def make_context(pair: Pair | None, *, version: int | None = None, chain: Sequence[Pair] = ()) -> SSL.Context:

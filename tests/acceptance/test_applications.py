@@ -6,16 +6,12 @@ import os
 import re
 import shlex
 import socket
-import subprocess
 
+from tests.acceptance.backends import Program
 from tests.acceptance.harness import (
     BIN,
-    DEADLINE,
     AcceptanceTestCase,
-    Output,
     Server,
-    end,
-    environment,
     poll,
     reserve_port,
     run,
@@ -98,23 +94,12 @@ class ApplicationTestCase(AcceptanceTestCase):
     def application(self, line: str) -> None:
         """Start an application with the command *line*, and wait until it listens."""
         program, *arguments = shlex.split(line)
-        process = subprocess.Popen(
-            # Of this suite's own environment, whatever the PATH is.
-            [str(BIN / program) if (BIN / program).exists() else program, *arguments],
-            cwd=self.folder,
-            env=environment(PYTHONUNBUFFERED="1"),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        said = Output(process.stdout)
-        self.addCleanup(said.finish)
-        self.addCleanup(end, process)
+        # Of this suite's own environment, whatever the PATH is.
+        here = str(BIN / program) if (BIN / program).exists() else program
+        application = Program(self, [here, *arguments], PYTHONUNBUFFERED="1")
 
         def listens() -> bool:
-            self.assertIsNone(process.poll(), "\n".join(said.lines))
+            self.assertIsNone(application.process.poll(), "\n".join(application.said.lines))
             path = self.run_folder / "app.sock"
             tcp = [("127.0.0.1", int(port)) for port in self.ports.values()]
             kind, where = (socket.AF_INET, tcp[0]) if tcp else (socket.AF_UNIX, str(path))
@@ -122,12 +107,6 @@ class ApplicationTestCase(AcceptanceTestCase):
                 return probe.connect_ex(where) == 0
 
         poll(f"{line} listens", listens)
-        self.addCleanup(self.stop, process)
-
-    def stop(self, process: subprocess.Popen[str]) -> None:
-        """As an operator does: a master that is killed leaves its workers behind."""
-        process.terminate()
-        process.wait(DEADLINE)
 
     def door(self) -> Server:
         return self.serve("--config", "mtlsd.toml")

@@ -8,7 +8,7 @@ import h11
 import httptools
 import httpx
 
-from tests.acceptance.backends import Program, Reader, Recorder, nginx, settled, uvicorn, waitress
+from tests.acceptance.backends import Backend, Reader, Recorder, nginx, settled, uvicorn, waitress
 from tests.acceptance.harness import AcceptanceTestCase, Server
 from tests.acceptance.hostile import (
     CHUNKS,
@@ -47,7 +47,7 @@ class HostileTestCase(AcceptanceTestCase):
         self.bob = self.new_client("bob")
         self.recorder = Recorder()
         self.addCleanup(self.recorder.server.stop)
-        self.backends: list[Recorder | Program] = [self.recorder, waitress(self), uvicorn(self), nginx(self)]
+        self.backends: list[Recorder | Backend] = [self.recorder, waitress(self), uvicorn(self), nginx(self)]
         routes = '[[route]]\npath = "/smuggled"\nallow = ["alice"]\nupstream = "http://127.0.0.1:1"\n'
         routes += "".join(ROUTES.format(name=backend.name, port=backend.port) for backend in self.backends)
         self.write(self.folder / "mtlsd.toml", routes.encode())
@@ -74,7 +74,7 @@ class HostileTestCase(AcceptanceTestCase):
                 statuses.append(-2)
         return statuses
 
-    def judge(self, cases: tuple[Case, ...], *backends: Recorder | Program) -> None:
+    def judge(self, cases: tuple[Case, ...], *backends: Recorder | Backend) -> None:
         """Have each case tried on each backend, and compare what the door says, and what gets there, in all and in order."""
         for backend in backends:
             at, expected, wrong = f"/{backend.name}", [], []

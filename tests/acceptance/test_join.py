@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -12,16 +11,12 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from OpenSSL import SSL, crypto
 
 from mtlsd.cli.shared import now
 from mtlsd.enrol.exchange import request_with
@@ -29,52 +24,21 @@ from mtlsd.enrol.invitation import Invitation, read_invitation
 from mtlsd.enrol.invites import Invites
 from mtlsd.protocols import HTTP, JOIN
 from mtlsd.registry.nextpair import SERVER_CERTIFICATE, certificate_at
+from tests.acceptance.backends import ScriptedServer
+from tests.acceptance.clients import ClientsTestCase
 from tests.acceptance.harness import (
     DEADLINE,
-    AcceptanceTestCase,
+    MTLSD,
     Server,
     command,
-    end,
     environment,
     poll,
-    read_events,
     reserve_port,
     run,
 )
+from tests.acceptance.in_between import relay, server_context, server_side
 from tests.acceptance.peers import Cut, TlsClient
 from tests.pki import Pair, make_pair, new_key
-
-MTLSD = [sys.executable, "-c", "from mtlsd.cli import main; main()"]
-
-
-class Listener:
-    """A port of ours, whose connections each go to *serve* in a thread of their own."""
-
-    def __init__(self, serve: Callable[[socket.socket], None]) -> None:
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self._serve = serve
-        self.port: int = self._listening.getsockname()[1]
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def close(self) -> None:
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        for thread in list(self._threads):
-            thread.join(DEADLINE)
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                sock, _ = self._listening.accept()
-                sock.settimeout(DEADLINE)
-                thread = threading.Thread(target=self._served, args=(sock,), daemon=True)
-                self._threads.append(thread)
-                thread.start()
-
-    def _served(self, sock: socket.socket) -> None:
-        with sock, contextlib.suppress(OSError, SSL.Error):
-            self._serve(sock)
 
 
 class Impostor:
@@ -84,16 +48,10 @@ class Impostor:
         self.heard = b""
         self.shown: list[str] = []
         self.done = threading.Event()
-        self._context = SSL.Context(SSL.TLS_SERVER_METHOD)
-        self._context.use_certificate(crypto.load_certificate(crypto.FILETYPE_PEM, pair.pem))
-        self._context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, pair.key_pem))
-        self._context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
-        self._context.set_alpn_select_callback(lambda _, offered: offered[0])
+        self._context = server_context(pair.pem, pair.key_pem)
 
-    def serve(self, sock: socket.socket) -> None:
-        sock.setblocking(True)
-        tls = SSL.Connection(self._context, sock)
-        tls.set_accept_state()
+    def serve(self, connection: socket.socket, number: int) -> None:
+        tls = server_side(self._context, connection)
         try:
             tls.do_handshake()
             self.shown.append(tls.get_alpn_proto_negotiated().decode())
@@ -103,7 +61,7 @@ class Impostor:
             self.done.set()
 
 
-class JoinTestCase(AcceptanceTestCase):
+class JoinTestCase(ClientsTestCase):
     def start(self, *options: str) -> Server:
         self.server = self.serve("--enrol", "on", *options)
         return self.server
@@ -126,20 +84,12 @@ class JoinTestCase(AcceptanceTestCase):
         return command("join", line, "--dir", name, cwd=self.folder)
 
     def joined(self, line: str, name: str = "bob") -> str:
-        found = self.join(line, name)
-        self.assertEqual((found.returncode, found.stderr), (0, ""), found.stdout)
-        return found.stdout
+        return self.mtlsd("join", line, "--dir", name)
 
     def not_joined(self, said: str, line: str, name: str = "mallory") -> None:
         """Assert that a join is refused, in one line, and leaves nothing behind."""
-        found = self.join(line, name)
-        self.assertEqual((found.returncode, found.stdout), (1, ""))
-        self.assertIn(said, found.stderr)
-        self.assertEqual(found.stderr.count("\n"), 1, found.stderr)
+        self.not_done(said, "join", line, "--dir", name)
         self.assertFalse((self.folder / name).exists())
-
-    def hello(self, name: str = "bob") -> str:
-        return self.curl("--config", self.folder / name / "curl", self.server.url()).stdout
 
     def asking(self, pair: Pair | None, **options: Any) -> TlsClient:
         client = TlsClient(self.server.port, pair, **{"alpn": [JOIN], **options})
@@ -153,9 +103,6 @@ class JoinTestCase(AcceptanceTestCase):
 
     def authorized(self) -> list[str]:
         return sorted(path.stem for path in (self.certs / "authorized").glob("*.pem"))
-
-    def ledger(self, kind: str) -> list[dict[str, Any]]:
-        return read_events(self.certs / "ledger.jsonl", kind)
 
     def reason(self, client: TlsClient) -> str:
         reason: str = self.server.verdict_on(client.own_port)["reason"]
@@ -340,8 +287,8 @@ class AttackTests(JoinTestCase):
         """Whoever can answer for the server's name would be given the secret, and join instead."""
         self.start()
         impostor = Impostor(make_pair("localhost", key=new_key(), hosts=["localhost"]))
-        listener = Listener(impostor.serve)
-        self.addCleanup(listener.close)
+        listener = ScriptedServer(impostor.serve)
+        self.addCleanup(listener.stop)
         line = self.invite(port=listener.port)
         self.not_joined("nothing was sent; either somebody stands in between", line)
         self.assertTrue(impostor.done.wait(DEADLINE))
@@ -350,32 +297,13 @@ class AttackTests(JoinTestCase):
     def test_a_join_that_is_passed_on(self) -> None:
         """Whoever passes the bytes on would see the secret, or put a certificate of his own in the place of the client's."""
         self.start()
-        heard: list[bytes] = []
-
-        def relay(sock: socket.socket) -> None:
-            with socket.create_connection(("127.0.0.1", self.server.port), DEADLINE) as there:
-
-                def back() -> None:
-                    with contextlib.suppress(OSError):
-                        while data := there.recv(65536):
-                            sock.sendall(data)
-                        sock.shutdown(socket.SHUT_WR)
-
-                thread = threading.Thread(target=back, daemon=True)
-                thread.start()
-                with contextlib.suppress(OSError):
-                    while data := sock.recv(65536):
-                        heard.append(data)
-                        there.sendall(data)
-                    there.shutdown(socket.SHUT_WR)
-                thread.join(DEADLINE)
-
-        listener = Listener(relay)
-        self.addCleanup(listener.close)
+        heard = bytearray()
+        listener = ScriptedServer(lambda connection, _: relay(connection, self.server.port, heard))
+        self.addCleanup(listener.stop)
         line = self.invite(port=listener.port)
         self.joined(line)
         self.assertEqual(self.ledger("joined")[0]["subject"], "CN=bob")
-        said = b"".join(heard)
+        said = bytes(heard)
         secret = request_with(read_invitation(line).secret)
         self.assertGreater(len(said), 1000)
         self.assertNotIn(secret[12:-3], said)
@@ -546,22 +474,12 @@ class InterruptedTests(JoinTestCase):
         super().setUp()
         self.start("--port", str(reserve_port(self)))
         self.line = self.invite()
-        self.lock = os.open(self.certs / ".lock", os.O_RDWR)
-        fcntl.flock(self.lock, fcntl.LOCK_EX)
+        self.lock = self.hold_lock()
 
     def waiting_client(self) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [*MTLSD, "join", self.line, "--dir", "bob"],
-            cwd=self.folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.addCleanup(end, process)
-        inode = os.fstat(self.lock).st_ino
-        # "-> FLOCK": the server wants the lock, so it has the secret.
-        poll("the server waits", lambda: re.search(rf"-> FLOCK .*:{inode} ", Path("/proc/locks").read_text()))
+        process = self.begin("join", self.line, "--dir", "bob")
+        # The server wants the lock, so it has the secret.
+        self.lock.wait_until_wanted()
         return process
 
     def test_the_client_is_killed(self) -> None:
@@ -570,7 +488,7 @@ class InterruptedTests(JoinTestCase):
         client.kill()
         client.wait(DEADLINE)
         self.assertEqual(sorted(path.name for path in (self.folder / "bob").iterdir()), ["cert.pem", "key.pem", "server.pem"])
-        os.close(self.lock)
+        self.lock.release()
         poll("the join takes place", lambda: self.authorized() == ["bob"])
         verdict = self.server.wait_for_events(1, "accepted", "rejected")[0]
         self.assertEqual((verdict["event"], verdict["client"]), ("accepted", "bob"))
@@ -582,18 +500,10 @@ class InterruptedTests(JoinTestCase):
         first = self.waiting_client()
         first.kill()
         first.wait(DEADLINE)
-        second = subprocess.Popen(
-            [*MTLSD, "join", self.line, "--dir", "bob"],
-            cwd=self.folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.addCleanup(end, second)
+        second = self.begin("join", self.line, "--dir", "bob")
         # It has asked whether it is in, and is not.
         self.server.wait_for_events(1, "rejected")
-        os.close(self.lock)
+        self.lock.release()
         self.assertIn("you had joined", "".join(second.communicate(timeout=DEADLINE)))
         self.assertEqual(self.hello(), "Hello: bob\n")
 
@@ -605,7 +515,7 @@ class InterruptedTests(JoinTestCase):
         _, said = client.communicate(timeout=DEADLINE)
         self.assertEqual(client.returncode, 1)
         self.assertIn("the connection broke before the answer came: run the same command again", said)
-        os.close(self.lock)
+        self.lock.release()
         self.assertEqual(self.authorized(), [])
         port = self.server.port
         key = (self.folder / "bob" / "key.pem").read_bytes()
@@ -620,7 +530,7 @@ class InterruptedTests(JoinTestCase):
         self.assertEqual(self.server.stop(), 0)
         client.communicate(timeout=DEADLINE)
         self.assertEqual([event["reason"] for event in self.server.events("accepted", "rejected")], ["closed"])
-        os.close(self.lock)
+        self.lock.release()
 
 
 class ManyTests(JoinTestCase):
@@ -637,19 +547,7 @@ class ManyTests(JoinTestCase):
             Invitation("localhost", self.server.port, name, pair.fingerprint, writer.invite(name, ["team"]).secret).line()
             for name in names
         ]
-        clients = [
-            subprocess.Popen(
-                [*MTLSD, "join", line, "--dir", name],
-                cwd=self.folder,
-                env=environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for name, line in zip(names, lines, strict=True)
-        ]
-        for client in clients:
-            self.addCleanup(end, client)
+        clients = [self.begin("join", line, "--dir", name) for name, line in zip(names, lines, strict=True)]
         for client, name in zip(clients, names, strict=True):
             said, wrong = client.communicate(timeout=120)
             self.assertEqual((client.returncode, wrong), (0, ""), name)

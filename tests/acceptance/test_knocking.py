@@ -6,12 +6,11 @@ import json
 import os
 import pty
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from tests.acceptance.harness import DEADLINE, PROMISE, AcceptanceTestCase, Server, command, environment, poll
+from tests.acceptance.harness import DEADLINE, MTLSD, PROMISE, AcceptanceTestCase, Server, command, environment, poll
 from tests.pki import Pair, make_pair, new_key
 
 
@@ -123,7 +122,7 @@ class SceneTests(KnockingTestCase):
         ours, theirs = pty.openpty()
         try:
             process = subprocess.Popen(
-                [sys.executable, "-c", "from mtlsd.cli import main; main()", *arguments, "--certs", str(self.certs)],
+                [*MTLSD, *arguments, "--certs", str(self.certs)],
                 cwd=self.folder,
                 env=environment(),
                 stdin=theirs,

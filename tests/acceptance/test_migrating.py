@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mtlsd.identity import Certificate
-from tests.acceptance.harness import BIN, DEADLINE, AcceptanceTestCase, Output, Server, end, environment, poll, reserve_port, run
+from tests.acceptance.backends import Program
+from tests.acceptance.harness import BIN, AcceptanceTestCase, Output, Server, environment, poll, reserve_port, run
 from tests.markdown import Block, blocks, page, rows, section
 from tests.pki import Pair, make_pair
 
@@ -108,27 +109,9 @@ class MigratingTestCase(AcceptanceTestCase):
     def start(self, program: str, *arguments: str) -> Output:
         found = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin")
         assert found is not None, f"{program} is not here; to put it right: make peers"
-        process = subprocess.Popen(
-            [found, *arguments],
-            cwd=self.folder,
-            # Where Caddy keeps what it remembers.
-            env=environment(XDG_DATA_HOME=str(self.open / "data"), XDG_CONFIG_HOME=str(self.open / "config")),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-        )
-        said = Output(process.stdout)
-        self.addCleanup(said.finish)
-        self.addCleanup(end, process)
-
-        def stop() -> None:
-            process.terminate()
-            process.wait(DEADLINE)
-
-        self.addCleanup(stop)
-        return said
+        # Where Caddy keeps what it remembers.
+        kept = {"XDG_DATA_HOME": str(self.open / "data"), "XDG_CONFIG_HOME": str(self.open / "config")}
+        return Program(self, [found, *arguments], **kept).said
 
     def listens(self, url: str, said: Output) -> str:
         def answers() -> bool:

@@ -11,11 +11,6 @@ from tests.acceptance.test_renew import RenewTestCase
 
 
 class NextPairTests(RenewTestCase):
-    def mtlsd(self, *arguments: str) -> str:
-        found = command(*arguments, cwd=self.folder)
-        self.assertEqual((found.returncode, found.stderr), (0, ""), found.stdout)
-        return found.stdout
-
     def trusted(self, name: str = "bob") -> list[str]:
         told = json.loads(self.mtlsd("trust", "--dir", name, "--json"))
         return [one["fingerprint"] for one in told["certificates"]]

@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from tests.acceptance.harness import PROMISE, AcceptanceTestCase, Server, command, poll, shell
-from tests.acceptance.peers import Cut, TlsClient
+from tests.acceptance.peers import Cut, TlsClient, let_in
 from tests.pki import make_pair, new_key
 
 MAKE_ALICE = "openssl req -nodes -x509 -newkey rsa:4096 -keyout clientKey.pem -out clientCrt.pem -days 365 -subj /CN=alice"
@@ -138,22 +138,15 @@ class DelayTests(AcceptanceTestCase):
         crt, _ = alice.write(self.folder, "alice")
         server = self.serve()
 
-        def let_in() -> bool:
-            with TlsClient(server.port, alice) as client:
-                try:
-                    return client.ask().status == 200
-                except Cut:
-                    return False
-
-        self.assertFalse(let_in())
+        self.assertFalse(let_in(server.port, alice))
         began = time.monotonic()
         shutil.copy(crt, self.certs / "authorized" / "alice.pem")
-        poll("alice is let in", let_in)
+        poll("alice is let in", lambda: let_in(server.port, alice))
         self.assertLess(time.monotonic() - began, PROMISE)
 
         began = time.monotonic()
         (self.certs / "authorized" / "alice.pem").unlink()
-        poll("alice is refused", lambda: not let_in())
+        poll("alice is refused", lambda: not let_in(server.port, alice))
         self.assertLess(time.monotonic() - began, PROMISE)
         self.assertEqual(server.stop(), 0)
         self.assertEqual({event["reason"] for event in server.events("rejected")}, {"unknown-certificate"})

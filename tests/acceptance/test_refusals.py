@@ -10,7 +10,7 @@ from typing import Any
 from OpenSSL import SSL
 
 from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, Server, poll
-from tests.acceptance.peers import Cut, TlsClient, flip_certificate_verify, make_context
+from tests.acceptance.peers import Cut, TlsClient, flip_certificate_verify, let_in, make_context
 from tests.pki import Pair, make_pair, new_key
 
 
@@ -192,16 +192,7 @@ class ResumptionTests(AcceptanceTestCase):
 
     def revoke(self, server: Server) -> None:
         (self.certs / "authorized" / "alice.pem").unlink()
-
-        def refused() -> bool:
-            with TlsClient(server.port, self.alice) as client:
-                try:
-                    client.ask()
-                except Cut:
-                    return True
-                return False
-
-        poll("alice is out", refused)
+        poll("alice is out", lambda: not let_in(server.port, self.alice))
 
     def refused(self, server: Server, version: int, session: SSL.Session) -> dict[str, Any]:
         with self.connect(server, version, session) as client:

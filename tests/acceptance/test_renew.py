@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import itertools
 import json
 import os
-import re
 import shutil
 import socket
 import subprocess
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from mtlsd.cli.shared import now
 from mtlsd.client import Pair as ClientPair
@@ -27,62 +22,54 @@ from mtlsd.enrol import renewer
 from mtlsd.keys import new_client_pair
 from mtlsd.registry.pem import certificates_in
 from mtlsd.registry.store import Store
+from tests.acceptance.backends import ScriptedServer
+from tests.acceptance.clients import ClientsTestCase, FolderLock, joined_folder
 from tests.acceptance.harness import (
     DEADLINE,
-    AcceptanceTestCase,
+    MTLSD,
     Server,
     command,
-    end,
     environment,
     poll,
-    read_events,
     reserve_port,
 )
-from tests.acceptance.test_join import MTLSD, Listener
+from tests.acceptance.in_between import relay
 from tests.pki import make_pair
 from tests.test_clientpairs import Links
 from tests.test_store import Killed
 
 
-class RenewTestCase(AcceptanceTestCase):
-    server: Server
-
+class RenewTestCase(ClientsTestCase):
     def start(self, *options: str | Path) -> Server:
         self.server = self.serve("--renew", "on", *options)
         return self.server
 
     def client(self, name: str = "bob", days: int = 20) -> ClientFolder:
-        """Return the folder of a client, as a join leaves it."""
-        folder = ClientFolder(self.folder / name)
+        """Return the folder of a client, as a join leaves it, once the server lets it in."""
+        folder = self.authorized_folder(name, days)
+        poll("it is let in", lambda: self.hello(name) == f"Hello: {name}\n")
+        return folder
+
+    def authorized_folder(self, name: str, days: int = 20) -> ClientFolder:
+        """The same, but do not wait for the server."""
         made = new_client_pair(name, now(), days)
-        folder.put_pair(made)
         (der,) = certificates_in((self.certs / "serverCrt.pem").read_bytes()).certificates
-        folder.put_server(der)
-        folder.put_endpoint(f"localhost:{self.server.port}")
+        folder = joined_folder(self.folder / name, made, der, self.server.port)
         folder.put_curl()
         Store(self.certs, now, "operator").authorize([made.der], name)
-        poll("it is let in", lambda: self.hello(name) == f"Hello: {name}\n")
         return folder
 
     def renew(self, name: str = "bob", *more: str) -> subprocess.CompletedProcess[str]:
         return command("renew", "--dir", name, *more, cwd=self.folder)
 
     def renewed(self, name: str = "bob", *more: str) -> str:
-        found = self.renew(name, *more)
-        self.assertEqual((found.returncode, found.stderr), (0, ""), found.stdout)
-        return found.stdout
+        return self.mtlsd("renew", "--dir", name, *more)
 
     def not_renewed(self, said: str, name: str = "bob", *more: str) -> None:
         """Assert that it is refused in one line, and that the pair is the same as before, and good."""
         before = self.pair(name)
-        found = self.renew(name, *more)
-        self.assertEqual((found.returncode, found.stdout), (1, ""), found.stderr)
-        self.assertIn(said, found.stderr)
-        self.assertEqual(found.stderr.count("\n"), 1, found.stderr)
+        self.not_done(said, "renew", "--dir", name, *more)
         self.assertEqual(self.pair(name), before)
-
-    def hello(self, name: str = "bob", path: str = "/hello") -> str:
-        return self.curl("--config", self.folder / name / "curl", self.server.url(path)).stdout
 
     def pair(self, name: str = "bob") -> tuple[bytes, bytes]:
         return tuple((self.folder / name / file).read_bytes() for file in ("key.pem", "cert.pem"))  # type: ignore[return-value]
@@ -91,9 +78,6 @@ class RenewTestCase(AcceptanceTestCase):
         found = ClientFolder(self.folder / name).pair()
         assert found is not None
         return found[1].fingerprint
-
-    def ledger(self, kind: str) -> list[dict[str, Any]]:
-        return read_events(self.certs / "ledger.jsonl", kind)
 
     def is_let_in(self, known: Known, pair: ClientPair) -> bool:
         try:
@@ -184,13 +168,10 @@ class SceneTests(RenewTestCase):
         config = self.write(self.folder / "mtlsd.toml", b'[[route]]\npath = "/"\nallow = ["nobody"]\nstatic = "srv"\n')
         (self.folder / "srv").mkdir()
         self.start("--config", config)
-        folder = ClientFolder(self.folder / "bob")
-        made = new_client_pair("bob", now(), 20)
-        folder.put_pair(made)
-        folder.put_server(certificates_in((self.certs / "serverCrt.pem").read_bytes()).certificates[0])
-        folder.put_endpoint(f"localhost:{self.server.port}")
-        Store(self.certs, now, "operator").authorize([made.der], "bob")
-        poll("it is let in", lambda: self.is_let_in(renewer.server_of(folder), ClientPair(made.key_pem, made.certificate_pem)))
+        folder = self.authorized_folder("bob")
+        known, found = renewer.server_of(folder), folder.pair()
+        assert found is not None
+        poll("it is let in", lambda: self.is_let_in(known, found[0]))
         self.assertIn("renewed", self.renewed())
 
     def test_which_server(self) -> None:
@@ -348,22 +329,9 @@ class RefusedTests(RenewTestCase):
         self.start()
         self.client()
         shutil.copytree(self.folder / "bob", self.folder / "bob2", symlinks=True)
-        lock = os.open(self.certs / ".lock", os.O_RDWR)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        both = [
-            subprocess.Popen(
-                [*MTLSD, "renew", "--dir", name],
-                cwd=self.folder,
-                env=environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for name in ("bob", "bob2")
-        ]
-        for process in both:
-            self.addCleanup(end, process)
-        os.close(lock)
+        lock = self.hold_lock()
+        both = [self.begin("renew", "--dir", name) for name in ("bob", "bob2")]
+        lock.release()
         said = [process.communicate(timeout=60) for process in both]
         self.assertEqual(sorted(process.returncode for process in both), [0, 1], said)
         self.assertIn("you have two certificates already", said[0][1] + said[1][1])
@@ -382,13 +350,7 @@ class ManyTests(RenewTestCase):
         names = [f"c{number}" for number in range(50)]
         found: dict[str, str] = {}
         for name in names[:-1]:
-            made = new_client_pair(name, now(), 20)
-            folder = ClientFolder(self.folder / name)
-            folder.put_pair(made)
-            folder.put_server(certificates_in((self.certs / "serverCrt.pem").read_bytes()).certificates[0])
-            folder.put_endpoint(f"localhost:{self.server.port}")
-            folder.put_curl()
-            Store(self.certs, now, "operator").authorize([made.der], name)
+            self.authorized_folder(name)
         self.client(names[-1])
         known = renewer.server_of(ClientFolder(self.folder / "c0"))
 
@@ -418,15 +380,7 @@ class AtOnceTests(RenewTestCase):
         self.start()
         self.client()
         os.mkfifo(self.folder / "go")
-        process = subprocess.Popen(
-            [*MTLSD, "renew", "--dir", "bob", "--then", "echo told >> told; read _ < go"],
-            cwd=self.folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.addCleanup(end, process)
+        process = self.begin("renew", "--dir", "bob", "--then", "echo told >> told; read _ < go")
         poll("the command runs", (self.folder / "told").exists)
         second = self.renew("bob", "--if-expiring", "1d", "--then", "echo told >> told")
         (self.folder / "go").write_text("\n")
@@ -448,31 +402,15 @@ class HungUpTests(RenewTestCase):
 
     def breaking(self, which: int) -> str:
         """Return where the server is behind somebody who hangs up on a connection: the first one is number 1."""
-        numbers = itertools.count(1)
 
-        def relay(sock: socket.socket) -> None:
-            hello = sock.recv(65536)
-            if next(numbers) == which:
-                return
-            with socket.create_connection(("127.0.0.1", self.server.port), DEADLINE) as there:
+        def serve(connection: socket.socket, number: int) -> None:
+            if number + 1 == which:
+                connection.recv(65536)
+            else:
+                relay(connection, self.server.port)
 
-                def back() -> None:
-                    with contextlib.suppress(OSError):
-                        while data := there.recv(65536):
-                            sock.sendall(data)
-                        sock.shutdown(socket.SHUT_WR)
-
-                thread = threading.Thread(target=back, daemon=True)
-                thread.start()
-                there.sendall(hello)
-                with contextlib.suppress(OSError):
-                    while data := sock.recv(65536):
-                        there.sendall(data)
-                    there.shutdown(socket.SHUT_WR)
-                thread.join(DEADLINE)
-
-        listener = Listener(relay)
-        self.addCleanup(listener.close)
+        listener = ScriptedServer(serve)
+        self.addCleanup(listener.stop)
         return f"localhost:{listener.port}"
 
     def test_the_first_use(self) -> None:
@@ -513,21 +451,11 @@ class KilledTests(RenewTestCase):
         super().setUp()
         self.start("--port", str(reserve_port(self)))
 
-    def waiting(self) -> tuple[int, subprocess.Popen[str]]:
+    def waiting(self) -> tuple[FolderLock, subprocess.Popen[str]]:
         """Start a renewal that comes to the folder's lock, which we hold."""
-        lock = os.open(self.certs / ".lock", os.O_RDWR)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        process = subprocess.Popen(
-            [*MTLSD, "renew", "--dir", "bob"],
-            cwd=self.folder,
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.addCleanup(end, process)
-        inode = os.fstat(lock).st_ino
-        poll("the server waits", lambda: re.search(rf"-> FLOCK .*:{inode} ", Path("/proc/locks").read_text()))
+        lock = self.hold_lock()
+        process = self.begin("renew", "--dir", "bob")
+        lock.wait_until_wanted()
         return lock, process
 
     def test_the_client(self) -> None:
@@ -537,7 +465,7 @@ class KilledTests(RenewTestCase):
         lock, process = self.waiting()
         process.kill()
         process.communicate()
-        os.close(lock)
+        lock.release()
         poll("the renewal takes place", lambda: self.ledger("renewed"))
         self.assertEqual(self.pair(), before)
         self.assertEqual(self.hello(), "Hello: bob\n")
@@ -553,7 +481,7 @@ class KilledTests(RenewTestCase):
         lock, process = self.waiting()
         self.server.process.kill()
         self.server.process.wait(DEADLINE)
-        os.close(lock)
+        lock.release()
         self.assertIn("hung up", process.communicate(timeout=60)[1])
         self.assertEqual(self.pair(), before)
         self.start("--port", str(self.server.port))
@@ -618,7 +546,7 @@ class KilledTests(RenewTestCase):
         lock, process = self.waiting()
         process.kill()
         process.communicate()
-        os.close(lock)
+        lock.release()
         poll("the renewal takes place", lambda: self.ledger("renewed"))
         terms = self.certs / "authorized" / "bob.toml"
         self.write(terms, terms.read_bytes().partition(b"[renewed]")[0])

@@ -11,22 +11,15 @@ from functools import partial
 from pathlib import Path
 
 from tests.acceptance.harness import DEADLINE, AcceptanceTestCase, end, poll
-from tests.acceptance.peers import Cut, TlsClient
+from tests.acceptance.peers import TlsClient, let_in
 from tests.pki import Pair, make_pair, new_key
 
 
 class ReplacedFolderTests(AcceptanceTestCase):
     """A whole folder takes the place of the old one."""
 
-    def let_in(self, port: int, pair: Pair) -> bool:
-        with TlsClient(port, pair) as client:
-            try:
-                return client.ask().status == 200
-            except Cut:
-                return False
-
     def is_out(self, port: int, pair: Pair) -> bool:
-        return not self.let_in(port, pair)
+        return not let_in(port, pair)
 
     def test_mv(self) -> None:
         """Who deploys the folder by mv would find that revocations are never seen again."""
@@ -41,12 +34,12 @@ class ReplacedFolderTests(AcceptanceTestCase):
                 (fresh / "client.pem").write_bytes(inside.pem)
                 (self.certs / "authorized").rename(self.folder / f"old{nth}")
                 fresh.rename(self.certs / "authorized")
-                poll("the new client is let in", partial(self.let_in, server.port, inside))
+                poll("the new client is let in", partial(let_in, server.port, inside))
                 poll("the old client is out", partial(self.is_out, server.port, outside))
             live.wait_until_cut()
         # The watch is on the new folder: a file there is seen.
         self.authorize("carol", carol)
-        poll("carol is let in", lambda: self.let_in(server.port, carol))
+        poll("carol is let in", lambda: let_in(server.port, carol))
         self.assertEqual(server.stop(), 0)
         # Connections that asked in between may have been cut as well; this one was, and once.
         was_live = server.verdict_on(live.own_port)["connection"]

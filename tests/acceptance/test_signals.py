@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from tests.acceptance.harness import DEADLINE, end, environment, poll, port_in, reserve_port
-from tests.acceptance.peers import Cut, TlsClient
+from tests.acceptance.peers import TlsClient, let_in
 from tests.acceptance.test_revocation import SlowSiteTestCase
 from tests.pki import Pair, make_pair, new_key
 
@@ -49,12 +49,7 @@ class StopTests(SlowSiteTestCase):
         self.assertRaises(ConnectionRefusedError, TlsClient, server.port, self.alice)
         self.assertIsNone(server.process.poll())
         self.release.touch()
-        rest = b""
-        try:
-            while True:
-                rest += busy.receive()
-        except Cut:
-            pass
+        rest = busy.to_the_end()
         busy.close()
         self.assertTrue((head + rest).endswith(b"\r\n\r\nfirst-last"), head + rest)
         self.assertEqual(server.wait(), 0)
@@ -130,16 +125,9 @@ class ReloadTests(SlowSiteTestCase):
             self.assertEqual(self.shown(server.port), fresh.der)
             # A reload cuts nobody.
             self.assertEqual(live.ask().status, 200)
-            poll("bob is let in", lambda: self.let_in(server.port, bob))
+            poll("bob is let in", lambda: let_in(server.port, bob))
         self.assertEqual(server.stop(), 0)
         self.assert_quiet(server)
-
-    def let_in(self, port: int, pair: Pair) -> bool:
-        with TlsClient(port, pair) as client:
-            try:
-                return client.ask().status == 200
-            except Cut:
-                return False
 
     def test_broken_pair(self) -> None:
         """A mistake in a new certificate would take the server down at once, instead of being named."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import socket
 
-from tests.acceptance.backends import Program, Reader, Recorder, ScriptedServer, answer
+from tests.acceptance.backends import Backend, Reader, Recorder, ScriptedServer, answer
 from tests.acceptance.harness import AcceptanceTestCase, Server
-from tests.acceptance.peers import Cut, TlsClient
+from tests.acceptance.peers import TlsClient
 
 CONFIG = """
 [[route]]
@@ -64,14 +64,6 @@ class TrailersTests(AcceptanceTestCase):
         while not data.endswith(mark):
             data += client.receive()
         return data
-
-    def to_the_end(self, client: TlsClient) -> bytes:
-        data = b""
-        while True:
-            try:
-                data += client.receive()
-            except Cut:
-                return data
 
     def test_bytes_of_requests(self) -> None:
         """A server would see what was not announced, or what only the door may say; or nothing of what it has asked for."""
@@ -137,7 +129,7 @@ class TrailersTests(AcceptanceTestCase):
         self.assertEqual(backend.count, 1)
         old = self.connect(server)
         old.send(b"GET /x HTTP/1.0\r\nHost: h\r\nTE: trailers\r\n\r\n")
-        self.assertTrue(self.to_the_end(old).endswith(b"\r\n\r\nhi"))
+        self.assertTrue(old.to_the_end().endswith(b"\r\n\r\nhi"))
         self.ends_well(server, client)
 
     def test_a_server_that_leaves_them_unread(self) -> None:
@@ -170,7 +162,7 @@ class TrailersTests(AcceptanceTestCase):
         node = shutil.which("node")
         if node is None:
             raise AssertionError("node is missing; to put it right: apt-get install nodejs")
-        program = Program(self, "node", [node, "-e", NODE], r"listening on (\d+)")
+        program = Backend(self, "node", [node, "-e", NODE], r"listening on (\d+)")
         server = self.start(program.port)
         client = self.connect(server)
         client.send(UPLOAD % (b"TE: trailers\r\nTrailer: X-T, X-Client-Name\r\n", b"X-T: 1\r\nX-Client-Name: root\r\n"))

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
-from OpenSSL import SSL, crypto
 
 from mtlsd.cli.shared import now
 from mtlsd.clientfolder import ClientFolder
@@ -18,8 +17,10 @@ from mtlsd.clientpairs import ClientPairs
 from mtlsd.enrol import trust
 from mtlsd.identity import fingerprint_of
 from mtlsd.keys import NewPair, new_client_pair, new_server_pair
+from tests.acceptance.backends import ScriptedServer
+from tests.acceptance.clients import joined_folder
 from tests.acceptance.harness import AcceptanceTestCase, command, reserve_port
-from tests.acceptance.test_join import Listener
+from tests.acceptance.in_between import server_context, server_side
 from tests.acceptance.test_renew import RenewTestCase
 from tests.test_trust import entry, told
 
@@ -33,16 +34,10 @@ class Teller:
         self.asked: list[bytes] = []
 
     def show(self, pair: NewPair) -> None:
-        self._context = SSL.Context(SSL.TLS_SERVER_METHOD)
-        self._context.use_certificate(crypto.load_certificate(crypto.FILETYPE_PEM, pair.certificate_pem))
-        self._context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, pair.key_pem))
-        self._context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
-        self._context.set_alpn_select_callback(lambda _, offered: offered[0])
+        self._context = server_context(pair.certificate_pem, pair.key_pem)
 
-    def serve(self, sock: socket.socket) -> None:
-        sock.setblocking(True)
-        tls = SSL.Connection(self._context, sock)
-        tls.set_accept_state()
+    def serve(self, connection: socket.socket, number: int) -> None:
+        tls = server_side(self._context, connection)
         tls.do_handshake()
         head = b""
         while b"\r\n\r\n" not in head:
@@ -60,12 +55,9 @@ class TellingTests(AcceptanceTestCase):
         self.now, self.next = self.server_pair(), self.server_pair(700)
         self.switch = now().replace(microsecond=0) + timedelta(days=20)
         self.teller = Teller(self.now)
-        listener = Listener(self.teller.serve)
-        self.addCleanup(listener.close)
-        self.mine = ClientFolder(self.folder / "bob")
-        self.mine.put_pair(new_client_pair("bob", now(), 365))
-        self.mine.put_server(self.now.der)
-        self.mine.put_endpoint(f"localhost:{listener.port}")
+        listener = ScriptedServer(self.teller.serve)
+        self.addCleanup(listener.stop)
+        self.mine = joined_folder(self.folder / "bob", new_client_pair("bob", now(), 365), self.now.der, listener.port)
         self.announced = told(entry(self.now), entry(self.next, self.switch))
 
     def server_pair(self, days: int = 365) -> NewPair:

@@ -8,7 +8,6 @@ import select
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import Any
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
-from tests.acceptance.harness import DEADLINE, PROMISE, AcceptanceTestCase, Output, Server, end, environment, poll, short_folder
+from tests.acceptance.backends import Program
+from tests.acceptance.harness import DEADLINE, PROMISE, AcceptanceTestCase, Server, poll, short_folder
 from tests.acceptance.peers import Cut, TlsClient
 
 APPLICATION = """
@@ -127,20 +127,10 @@ class WebSocketTests(UpgradedTestCase):
     def start_application(self, *where: str) -> str:
         """Start uvicorn, and return where it says that it listens."""
         self.write(self.folder / "application.py", APPLICATION.encode())
-        process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "application:app", "--lifespan", "off", *where],
-            cwd=self.folder,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.addCleanup(end, process)
-        self.process = process
-        self.application = Output(process.stdout)
-        self.addCleanup(self.application.finish)
-        self.addCleanup(process.kill)
+        program = Program(self, [sys.executable, "-m", "uvicorn", "application:app", "--lifespan", "off", *where])
+        # It would wait for the connections that a test has left open.
+        self.addCleanup(program.process.kill)
+        self.process, self.application = program.process, program.said
         return self.application.wait_for(r"running on (?:unix socket )?(\S+)")[1]
 
     def start_both(self, *more: str) -> Server:

@@ -11,7 +11,7 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from mtlsd import __version__
-from tests.acceptance.harness import DEADLINE, Output
+from tests.acceptance.harness import DEADLINE, Output, end
 from tests.acceptance.test_readme import copy_of_the_checkout, plain_environment
 
 #: Seconds for an installation from nothing.
@@ -88,7 +88,7 @@ class WheelTests(SynchronousTestCase):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        self.addCleanup(self.end, server)
+        self.addCleanup(end, server)
         log = Output(server.stdout)
         port = log.wait_for(r"listening on \S+:(\d+) for 1 ")[1]
         curl = made.splitlines()[-1].replace(":9443/", f":{port}/")
@@ -99,10 +99,3 @@ class WheelTests(SynchronousTestCase):
         self.assertEqual(server.wait(DEADLINE), 0)
         log.finish()
         self.assertNotIn("Traceback", "\n".join(log.lines))
-
-    def end(self, server: subprocess.Popen[str]) -> None:
-        if server.poll() is None:
-            server.kill()
-            server.wait(DEADLINE)
-        if server.stdout is not None and not server.stdout.closed:
-            server.stdout.close()
