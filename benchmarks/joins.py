@@ -37,7 +37,7 @@ from mtlsd.client import whoami
 from mtlsd.enrol.exchange import LONGEST_ANSWER, REFUSED, request_with
 from mtlsd.enrol.invite import INVITES, Invite, digest_of
 from mtlsd.protocols import JOIN
-from mtlsd.registry.nextpair import server_certificate
+from mtlsd.registry.nextpair import certificate_at, files_in_force
 from mtlsd.registry.pem import certificates_in
 
 #: Joins between two lines of the table.
@@ -233,7 +233,7 @@ def main() -> None:
         invited[-RACES:],
     )
     server = Server(certs, "--enrol", "on", "--audit-log", str(folder / "audit.jsonl"))
-    known = Known("localhost", server.port, frozenset({server_certificate(certs, datetime.now(UTC))[0].fingerprint}))
+    known = Known("localhost", server.port, frozenset({certificate_at(files_in_force(certs, datetime.now(UTC))[1])[0].fingerprint}))
     asking = Asking(known, alice)
     try:
         table = Table(server, asking)
