@@ -713,6 +713,14 @@ class ConfigTests(Base):
         self.assertEqual(result.exit_code, 1)
         self.assertIn("route[1].wsgi: nowhere_at_all:app: ModuleNotFoundError", result.stderr)
 
+    def test_a_module_that_ends_the_process(self) -> None:
+        """Lost: the word for it. The status of the module would be that of the command, which may say that all is right."""
+        (self.work / "quits_in_the_check.py").write_text("raise SystemExit(0)\n")
+        self.configure("[[route]]", 'path = "/x"', 'allow = ["*"]', 'wsgi = "quits_in_the_check:app"')
+        result = self.bare("check", str(self.config))
+        self.assertEqual((result.exit_code, result.stdout), (1, ""))
+        self.assertIn("route[1].wsgi: quits_in_the_check:app: SystemExit: 0", result.stderr)
+
     def test_what_the_server_opens(self) -> None:
         """Lost: a key, a certificate or a folder for a log that is not there, which ends the server when it starts."""
         (self.work / "key.pem").touch()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import sys
+import tomllib
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,6 +110,22 @@ class OptionsTests(SynchronousTestCase):
         for algorithm in LIMITS.algorithms:
             short = algorithm.removeprefix("EC ")
             self.assertIn("-" + short.split("-")[-1] if short.startswith("ML-DSA") else short, text)
+
+
+class ExamplesTests(SynchronousTestCase):
+    def test_the_modules_can_be_found(self) -> None:
+        """Whoever gives a module the name that an example gives it, and Python has one of it, is told of an attribute that is not there."""
+        named = [
+            re.match(r"\w+", route[key])[0]  # type: ignore[index]
+            for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))
+            for block in blocks(path.read_text("utf-8"))
+            if block.language == "toml"
+            for route in tomllib.loads(block.text).get("route", ())
+            for key in ("wsgi", "resource")
+            if key in route
+        ]
+        self.assertIn("app", named)
+        self.assertEqual([name for name in named if name in sys.stdlib_module_names], [])
 
 
 class EventsTests(SynchronousTestCase):
