@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 from typing import Protocol as Interface
 
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -396,7 +396,7 @@ class _Factory(ClientFactory):
 
     def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
         # Of the first address: that there is no IPv6 here is no answer to why a server cannot be reached.
-        self._why = self._why or reason.getErrorMessage()
+        self._why = self._why or _told(reason)
         if self._hosts and not self._is_late:
             self.connect()
             return
@@ -404,3 +404,12 @@ class _Factory(ClientFactory):
         why = "it takes too long" if self._is_late else self._why
         self._backend.is_down(why)
         self._failed(why)
+
+
+def _told(reason: Failure) -> str:
+    """Return, in a line, why there is no connection."""
+    error = reason.value
+    if isinstance(error, ConnectError) and error.osError is None and isinstance(error.args[0], Failure):
+        # Over a unix socket (unix(7), EAGAIN): nothing is begun there, and the reactor sees a connection that has ended.
+        return "more connections wait for it than it lets wait"
+    return reason.getErrorMessage()
