@@ -9,6 +9,7 @@ import sys
 import tomllib
 from dataclasses import fields
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -269,6 +270,12 @@ class LinkTests(SynchronousTestCase):
         for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "certs" / "README.md"):
             for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text("utf-8")):
                 self.assertTrue((path.parent / target).exists(), f"{path.name}: {target}")
+
+    def test_no_key_is_committed(self) -> None:
+        """Whoever does in a checkout what README.md says, and then `git add .`, would publish the keys that it has one make."""
+        ignored = page(".gitignore").splitlines()
+        for name in ("bobKey.pem", "carolKey.pem", "key.pem"):
+            self.assertTrue(any(fnmatchcase(name, pattern) for pattern in ignored), name)
 
     def test_the_changelog_has_this_version(self) -> None:
         """What is new in the version that somebody just installed?"""
