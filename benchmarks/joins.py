@@ -233,7 +233,9 @@ def main() -> None:
         invited[-RACES:],
     )
     server = Server(certs, "--enrol", "on", "--audit-log", str(folder / "audit.jsonl"))
-    known = Known("localhost", server.port, frozenset({certificate_at(files_in_force(certs, datetime.now(UTC))[1])[0].fingerprint}))
+    known = Known(
+        "localhost", server.port, frozenset({certificate_at(files_in_force(certs, datetime.now(UTC))[1])[0].fingerprint})
+    )
     asking = Asking(known, alice)
     try:
         table = Table(server, asking)

@@ -33,10 +33,12 @@ def found(destination: Static | Wsgi | Made, base: Path) -> Any:
     module, _, path = destination.name.partition(":")
     try:
         named: Any = importlib.import_module(module)
+        if _is_shadowed(module, base):
+            raise ImportError("Python has another module of this name, so the one beside the file needs a name of its own")
         for part in path.split("."):
             named = getattr(named, part)
-    except Exception as error:
-        # Whatever somebody else's module does when it is imported.
+    except (Exception, SystemExit) as error:
+        # Whatever somebody else's module does when it is imported.  A script ends there, and would end the door with it.
         raise SettingsError(f"{key}: {destination.name}: {told(error)}") from error
     if not callable(named):
         raise SettingsError(f"{key}: {destination.name}: it cannot be called")
@@ -107,6 +109,16 @@ def missing_files(server: Mapping[str, object]) -> list[str]:
 def told(error: BaseException) -> str:
     """Return an exception of somebody else's code as one short line."""
     return shortened(printable(f"{type(error).__name__}: {error}"), _LONGEST)
+
+
+def _is_shadowed(name: str, base: Path) -> bool:
+    """Tell whether there is a module in *base*, and what was imported by its *name* is another one.
+
+    What Python itself has imported already (``site``, say) is not looked for again, wherever the search would begin.
+    """
+    top = name.partition(".")[0]
+    beside = {os.path.realpath(file) for file in (base / f"{top}.py", base / top / "__init__.py") if file.is_file()}
+    return bool(beside) and os.path.realpath(getattr(sys.modules[top], "__file__", None) or "") not in beside
 
 
 def _let_be_imported(folder: Path) -> None:

@@ -52,7 +52,9 @@ _DESTINATIONS = ("upstream", "static", "wsgi", "resource")
 _SWITCHES = {"listing": "static", "strip_prefix": "upstream", "allow_remote": "upstream", "upgrade": "upstream"}
 _LEAST, _MOST = 0.1, 1_000_000
 _TIMES = ("connect_timeout", "response_timeout", "idle_timeout")
-_URL = re.compile(r"http://(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)):([0-9]{1,5})/?\Z")
+# RFC 1035 2.3.4: of another name the resolver would raise, and leave each request to its deadline.
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_URL = re.compile(rf"http://(?:\[([0-9A-Fa-f:.]+)\]|(?=[^:]{{1,253}}:)({_LABEL}(?:\.{_LABEL})*)):([0-9]{{1,5}})/?\Z")
 _UNIX = "http+unix:"
 #: unix(7): sun_path has 108 bytes, the NUL at its end among them.
 _LONGEST_SOCKET = 107

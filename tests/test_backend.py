@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, cast
 
-from twisted.internet.error import ConnectError, ConnectionLost
+from twisted.internet.error import ConnectError, ConnectionDone, ConnectionLost
 from twisted.python.failure import Failure
 
 from tests.proxy_in_memory import OK, ProxyTestCase, Wire
@@ -30,6 +30,17 @@ class BrokenTests(ProxyTestCase):
         self.fails(gate, 503, "Connection was refused")
         # Of one server alone there is nothing to pass over.
         self.assertEqual([line for line in self.said if "passed over" in line], [])
+
+    def test_a_full_queue(self) -> None:
+        """Two lines about a connection that was closed cleanly, where nothing is wrong but that more come than the server takes."""
+        gate = self.ask("/unix")
+        _, factory, *_ = self.reactor.unixClients[-1]
+        factory.clientConnectionFailed(cast(Any, None), Failure(ConnectError(string=cast(Any, Failure(ConnectionDone())))))
+        self.assertEqual(Answer(gate.taken()).status, 503)
+        self.assertEqual(
+            self.said[-1],
+            "alice GET /unix: http+unix:/run/app.sock: more connections wait for it than it lets wait [c0ffee-1]",
+        )
 
     def test_no_connection_in_time(self) -> None:
         """By a clock that nobody sets."""

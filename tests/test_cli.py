@@ -714,6 +714,14 @@ class ConfigTests(Base):
         self.assertEqual(result.exit_code, 1)
         self.assertIn("route[1].wsgi: nowhere_at_all:app: ModuleNotFoundError", result.stderr)
 
+    def test_a_module_that_ends_the_process(self) -> None:
+        """Lost: the word for it. The status of the module would be that of the command, which may say that all is right."""
+        (self.work / "quits_in_the_check.py").write_text("raise SystemExit(0)\n")
+        self.configure("[[route]]", 'path = "/x"', 'allow = ["*"]', 'wsgi = "quits_in_the_check:app"')
+        result = self.bare("check", str(self.config))
+        self.assertEqual((result.exit_code, result.stdout), (1, ""))
+        self.assertIn("route[1].wsgi: quits_in_the_check:app: SystemExit: 0", result.stderr)
+
     def test_what_the_server_opens(self) -> None:
         """Lost: a key, a certificate or a folder for a log that is not there, which ends the server when it starts."""
         (self.work / "key.pem").touch()
@@ -727,7 +735,19 @@ class ConfigTests(Base):
             f"mtlsd: {self.config}: server.audit_log: {self.work}/nodir: No such file or directory",
             f"mtlsd: {self.config}: server.access_log: {self.work}/key.pem is not a folder",
         )
-        for more in ('key = "key.pem"\naudit_log = "new.jsonl"\naccess_log = "-"', 'access_log = "key.pem"'):
+        self.done("init")
+        pair = f'key = "{self.certs}/serverKey.pem"\ncert = "{self.certs}/serverCrt.pem"'
+        self.config.write_text(f'[server]\ncerts = "{self.certs}"\n{pair.replace("serverKey", "serverCrt")}\n')
+        self.told(
+            f"mtlsd: {self.config}: server: {self.certs}/serverCrt.pem: the private key is open to others (mode 0644): chmod o= {self.certs}/serverCrt.pem"
+        )
+        make_pair("localhost").write(self.certs, "other")
+        (self.certs / "otherKey.pem").chmod(0o600)
+        self.config.write_text(f'[server]\ncerts = "{self.certs}"\n{pair.replace("serverKey", "otherKey")}\n')
+        self.told(
+            f"mtlsd: {self.config}: server: {self.certs}/otherKey.pem: not the key of {self.certs}/serverCrt.pem: key values mismatch"
+        )
+        for more in (f'{pair}\naudit_log = "new.jsonl"\naccess_log = "-"', 'access_log = "key.pem"'):
             self.config.write_text(f'[server]\ncerts = "{self.certs}"\n{more}\n')
             result = self.bare("check", str(self.config))
             self.assertEqual((result.exit_code, result.stderr), (0, ""), more)

@@ -288,7 +288,13 @@ upstrem = "x"
         ):
             self.assertEqual(mistakes(route(to=f'upstream = "{text}"')), [f"route[0].upstream: {wanted}"], text)
             self.assertEqual(mistakes(route(to=f'upstream = ["{text}"]')), [f"route[0].upstream[0]: {wanted}"], text)
+        label = "a" * 63
+        self.assertEqual(mistakes(route("allow_remote = true", to=f'upstream = "http://{label}.{label}.example.org:80"')), [])
         for text, said in (
+            ("http://a..b:1", wanted),
+            ("http://-a.b:1", wanted),
+            (f"http://{label}a.example.org:1", wanted),
+            (f"http://{'.'.join([label] * 4)}:1", wanted),
             ("http+unix:", "the path of a socket is wanted"),
             ("http://127.0.0.256:1", "not an address: 127.0.0.256"),
             ("http://[::g]:1", wanted),

@@ -5,8 +5,11 @@ from __future__ import annotations
 import configparser
 import json
 import re
+import sys
+import tomllib
 from dataclasses import fields
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -108,6 +111,22 @@ class OptionsTests(SynchronousTestCase):
         for algorithm in LIMITS.algorithms:
             short = algorithm.removeprefix("EC ")
             self.assertIn("-" + short.split("-")[-1] if short.startswith("ML-DSA") else short, text)
+
+
+class ExamplesTests(SynchronousTestCase):
+    def test_the_modules_can_be_found(self) -> None:
+        """Whoever gives a module the name that an example gives it, and Python has one of it, is told of an attribute that is not there."""
+        named = [
+            re.match(r"\w+", route[key])[0]  # type: ignore[index]
+            for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))
+            for block in blocks(path.read_text("utf-8"))
+            if block.language == "toml"
+            for route in tomllib.loads(block.text).get("route", ())
+            for key in ("wsgi", "resource")
+            if key in route
+        ]
+        self.assertIn("app", named)
+        self.assertEqual([name for name in named if name in sys.stdlib_module_names], [])
 
 
 class EventsTests(SynchronousTestCase):
@@ -251,6 +270,12 @@ class LinkTests(SynchronousTestCase):
         for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "certs" / "README.md"):
             for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text("utf-8")):
                 self.assertTrue((path.parent / target).exists(), f"{path.name}: {target}")
+
+    def test_no_key_is_committed(self) -> None:
+        """Whoever does in a checkout what README.md says, and then `git add .`, would publish the keys that it has one make."""
+        ignored = page(".gitignore").splitlines()
+        for name in ("bobKey.pem", "carolKey.pem", "key.pem"):
+            self.assertTrue(any(fnmatchcase(name, pattern) for pattern in ignored), name)
 
     def test_the_changelog_has_this_version(self) -> None:
         """What is new in the version that somebody just installed?"""

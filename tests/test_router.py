@@ -482,6 +482,20 @@ class DestinationTests(RouterTestCase):
         # `mtlsd check` makes nothing, and so knows all but two of them.
         self.assertEqual(missing(rules, self.folder), [*wrong[:3], wrong[5]])
 
+    def test_a_module_that_ends_the_process(self) -> None:
+        """A script that ends where it is imported would take the door with it, with the status of a success and without a word."""
+        for name, text in (("quits_at_once", "import sys; sys.exit(0)"), ("quits_when_made", "def x(): raise SystemExit")):
+            (self.folder / f"{name}.py").write_text(f"{text}\n")
+            wrong = self.assertRaises(ConfigError, self.configure, self.route(f'resource = "{name}:x"')).mistakes
+            self.assertEqual([line.partition(": SystemExit")[0] for line in wrong], [f"route[0].resource: {name}:x"])
+
+    def test_a_module_that_python_has_itself(self) -> None:
+        """Another module would be asked for the application, and one would look in vain for what is wrong with one's own."""
+        (self.folder / "site.py").write_text("def main(environ, start_response): ...\n")
+        wrong = self.assertRaises(ConfigError, self.configure, self.route('wsgi = "site:main"')).mistakes
+        said = "Python has another module of this name, so the one beside the file needs a name of its own"
+        self.assertEqual(wrong, (f"route[0].wsgi: site:main: ImportError: {said}",))
+
     def test_a_module_beside_the_file(self) -> None:
         """An application would have to be installed before it can be served."""
         (self.folder / "my_own_site.py").write_text("from tests.test_router import told_two as make\n")

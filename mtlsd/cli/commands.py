@@ -218,6 +218,9 @@ def check(file: Path, certs: Path | None) -> int:
 
     What it names is looked for as the server does it: files and folders are looked at, modules are imported.
     """
+    # Here, for OpenSSL takes a while to load.
+    from mtlsd.preflight import unfit_pair
+
     mistakes: list[str] = []
     config: Config | None
     try:
@@ -225,7 +228,8 @@ def check(file: Path, certs: Path | None) -> int:
     except ConfigError as error:
         config, mistakes = error.seen, list(error.mistakes)
     if config is not None:
-        mistakes += missing_files(config.server)
+        missing = missing_files(config.server)
+        mistakes += missing or unfit_pair(config)
     for mistake in mistakes:
         complain(f"{file}: {mistake}")
     if config is None:

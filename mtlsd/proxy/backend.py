@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 from typing import Protocol as Interface
 
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectError, ConnectionDone
 from twisted.internet.protocol import ClientFactory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -20,7 +20,8 @@ from mtlsd.routing.rules import Target
 from mtlsd.web.headers import HeaderNames
 from mtlsd.web.patience import Patience
 
-#: Connections to one backend that wait for the next request, and seconds that they do: less than any server we know.
+#: Connections to one backend that wait for the next request, and seconds that they do: less than most servers let them.  One that
+#: a server has closed is found out before it is used.
 _MOST_IDLE, _IDLE = 64, 4.0
 #: Given a descriptor, returns what tells whether something has come on it.
 Watch: TypeAlias = Callable[[Any], Callable[[], object]]
@@ -396,9 +397,18 @@ class _Factory(ClientFactory):
 
     def clientConnectionFailed(self, connector: object, reason: Failure) -> None:
         # Of the first address: that there is no IPv6 here is no answer to why a server cannot be reached.
-        self._why = self._why or reason.getErrorMessage()
+        self._why = self._why or _told(reason)
         if self._hosts and not self._is_late:
             self.connect()
             return
         self.deadline.cancel()
         self._failed("it takes too long" if self._is_late else self._why)
+
+
+def _told(reason: Failure) -> str:
+    """Return, in a line, why there is no connection."""
+    error = reason.value
+    if isinstance(error, ConnectError) and error.osError is None and isinstance(error.args[0], Failure):
+        # Over a unix socket (unix(7), EAGAIN): nothing is begun there, and the reactor sees a connection that has ended.
+        return "more connections wait for it than it lets wait"
+    return reason.getErrorMessage()

@@ -222,7 +222,7 @@ class Resources:
             return Application(self._reactor, self._threads, what)
         try:
             resource: IResource = what()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SettingsError(f"resource: {destination.name}: {told(error)}") from error
         if not IResource.providedBy(resource):
             raise SettingsError(f"resource: {destination.name}: what it made is no twisted.web resource")
