@@ -257,6 +257,18 @@ class PairWatcherTests(PairCase):
         self.watcher.reload()
         self.assertEqual(({*self.fingerprints()}, self.watcher.pairs.upcoming), ({fresh.fingerprint}, None))
 
+    def test_next_and_its_date_is_put_off(self) -> None:
+        """Nobody would know that the next start shuts all clients out, or that a mended date is enough."""
+        self.put_next(make_pair("localhost", key=new_key()), self.moment)
+        self.beats(2)
+        (self.next / FROM).write_text("2030-01-01\n")
+        self.beats(3)
+        (said,) = self.errors()
+        self.assertIn("in use is prepared from 2030-01-01 00:00:00 UTC on, and clients may know no other", said)
+        (self.next / FROM).write_text("2026-01-01\n")
+        self.beats(130)
+        self.assertEqual(self.errors(), [said])
+
     def test_next_gets_the_usual_names(self) -> None:
         """Whoever tidies up would bring the old certificate back, which clients have forgotten."""
         fresh = make_pair("localhost", key=new_key())

@@ -214,7 +214,7 @@ class AskingTests(RenewalBase):
         """A client could leave the kind of key behind that the operator insists on, at its next renewal."""
         self.front.let_renew(limits=LIMITS.only(("p256", "ed25519")))
         other = self.pair(key="p384")
-        self.refused(Why.UNFIT, other)
+        self.refused(Why.KIND, other)
         self.assertIn(
             f"certificate {other.fingerprint[:16]} has a key (EC P-384) that enrol_keys does not allow", self.logged[-1]
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +13,13 @@ from mtlsd.cli.clientfolders import at_option, dir_option, host_argument, known_
 from mtlsd.cli.group import DONE, REFUSED, complain
 from mtlsd.cli.shared import duration, homely, now
 from mtlsd.cli.trusting import keep_up
+from mtlsd.errors import MtlsdError
 from mtlsd.keys import MOST_DAYS
 from mtlsd.text import printable
+
+if TYPE_CHECKING:
+    from mtlsd.clientpairs import ClientPairs
+    from mtlsd.enrol.renewer import Renewal
 
 
 @click.command(
@@ -54,15 +60,25 @@ def renew(
 
     mine = ClientFolder(known_folder(host, folder))
     pairs = ClientPairs(mine)
-    found = renewer.renew(mine, pairs, renewer.server_of(mine, at), now(), days, if_expiring)
+    refusal: MtlsdError | None = None
+    try:
+        found = renewer.renew(mine, pairs, renewer.server_of(mine, at), now(), days, if_expiring)
+    except (renewer.NotRenewed, renewer.NotNow) as error:
+        # It knows this client all the same, which is not to lose the server as well.
+        found, refusal = None, error
     if found is not None:
         done = "had renewed" if found.before else "renewed"
         click.echo(f"{done} the certificate of {found.who.client}, good until {found.certificate.not_after:%Y-%m-%d}")
         click.echo(printable(f"it is in {homely(mine.path)}, as before"))
     keep_up(mine, pairs, at)
-    if found is None and not pairs.has_learned:
-        return DONE
-    # Once, however many come by the clock while the command takes its time.
+    status = DONE if found is None and not pairs.has_learned else _finish(pairs, then, found)
+    if refusal is not None:
+        raise refusal
+    return status
+
+
+def _finish(pairs: ClientPairs, then: str | None, found: Renewal | None) -> int:
+    """Tell whoever uses the pair, and say that all is done.  Once, however many come by the clock while the command takes its time."""
     with pairs.locked():
         if then is not None and (pairs.is_under_way or pairs.has_learned):
             status = subprocess.run(["/bin/sh", "-c", then], check=False).returncode  # noqa: S603 (given to be run)

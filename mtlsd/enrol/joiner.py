@@ -118,7 +118,10 @@ def _asked(connection: Connection, invitation: Invitation) -> bool:
         raise NotJoined(f"{where}: too many failed joins came from this address: try again in a minute")
     if said == FAILED:
         raise NotJoined(f"{where}: the server could not write: tell whoever looks after it; the invite is as good as before")
-    raise NotJoined(f"{where}: the invite is not good: it was used, has expired or was taken back: ask for a new one")
+    raise NotJoined(
+        f"{where}: the invite is not good: it was used, has expired or was taken back (ask for a new one), or this certificate may not "
+        "come in: the server's log says which"
+    )
 
 
 def _finished(

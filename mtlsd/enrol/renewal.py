@@ -115,7 +115,7 @@ class Successions:
         if not self._limits.sound(leaf.key):
             return fail(
                 NotRenewed(
-                    Why.UNFIT,
+                    Why.KIND,
                     f"certificate {leaf.fingerprint[:GRANT_DIGITS]} has a key ({leaf.key.label}) that enrol_keys does not allow",
                 )
             )

@@ -31,6 +31,10 @@ class NotRenewed(Refused):
     """The server has said no; the present pair is as good as before."""
 
 
+class NotNow(ServerError):
+    """The server has not said no for good: the same may be asked for again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Renewal:
     """What a renewal has come to: a new certificate is in use; ``before``: an earlier run had got it, and was interrupted."""
@@ -134,7 +138,7 @@ def _insist_on_yes(pairs: ClientPairs, server: Server, answer: Answer, client: s
         )
     if answer.status == 429 or answer.status >= 500:
         # Not the certificate's fault: it may be asked for again.
-        raise ServerError(f"{server.endpoint}: {shortened(printable(said), _LONGEST)}")
+        raise NotNow(f"{server.endpoint}: {shortened(printable(said), _LONGEST)}")
     pairs.drop()
     raise NotRenewed(f"{server.endpoint}: not renewed: {shortened(printable(said), _LONGEST)}")
 

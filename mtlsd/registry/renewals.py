@@ -49,6 +49,7 @@ class Why(StrEnum):
     TOO_LONG = "too-long"
     SAME_KEY = "same-key"
     UNFIT = "unfit"
+    KIND = "kind"
 
 
 class NotRenewed(Refused):

@@ -145,6 +145,8 @@ class PairWatcher:
         #: What was read last and could be used.
         self.pairs = files.load()
         self._wrong = self._of_next(self.pairs)
+        #: The pair in use, where its moment is to come again.
+        self._early: Upcoming | None = None
         self._complained = float("-inf")
 
     @property
@@ -165,6 +167,11 @@ class PairWatcher:
             self._wrong = self._try(only_next=self._seen[0] == before[0])
         elif self._wrong is not None:
             self._complain(self._wrong)
+        elif self._early is not None and not self._files.has_come(self._early):
+            self._complain(
+                f"the server's certificate in use is prepared from {self._early.since:%Y-%m-%d %H:%M:%S} UTC on, and clients may know "
+                "no other: put that date (or the clock) right, or the next start shows the one before it"
+            )
 
     def reload(self) -> None:
         """Read the pair now, changed or not, and say at once what is wrong (SIGHUP)."""
@@ -175,11 +182,12 @@ class PairWatcher:
             self._complain(self._wrong)
 
     def _try(self, *, only_next: bool, anew: bool = False) -> str | None:
-        before = self.pairs
+        before, self._early = self.pairs, None
         try:
             pairs = self._files.load()
             if pairs.upcoming is not None and pairs.upcoming.pair.facts == before.current.facts:
                 # The clock was set back, or the date put off: clients know this one, and have forgotten the one before it.
+                self._early = pairs.upcoming
                 pairs = Pairs(pairs.upcoming.pair)
             is_changed = pairs.current.facts != before.current.facts
             if only_next and is_changed and pairs.wrong is not None:

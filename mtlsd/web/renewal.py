@@ -26,6 +26,7 @@ ANSWERS = {
     Why.NOT_AUTHORIZED: (403, "your certificate is not authorized any more"),
     Why.NOT_PROVEN: (403, "the signature is not by the new certificate's key, for this connection"),
     Why.UNFIT: (403, "the new certificate may not be authorized: make a new key and a new certificate"),
+    Why.KIND: (403, "a key of this kind is not let in (the server's setting enrol_keys)"),
     Why.SAME_KEY: (403, "the new certificate has the key of the old one: make a new key"),
     Why.TOO_LONG: (403, "the new certificate ends too late: make one for fewer days"),
     Why.TOO_MANY: (409, "you have two certificates already: use the newer one, and the older one ends"),

@@ -153,7 +153,7 @@ class SceneTests(JoinTestCase):
             )
         ):
             self.start(option, value)
-            self.not_joined("the invite is not good", self.invite(f"bob{number}"))
+            self.not_joined("or this certificate may not come in: the server's log says which", self.invite(f"bob{number}"))
             self.assertIn(why, self.server.events("rejected")[-1]["detail"])
             self.server.stop()
 

@@ -32,6 +32,23 @@ class NextPairTests(RenewTestCase):
         self.write(self.certs / NEXT / FROM, b"2026-01-01T00:00:00Z\n")
         self.server.log.wait_for(f"the server's certificate is now {fingerprint}", after=said)
 
+    def test_a_renewal_is_refused(self) -> None:
+        """A client whose renewal the server refuses would lose its server as well, on the day of the change."""
+        self.mtlsd("init")
+        self.server = self.serve("--renew", "off")
+        self.client()
+        (first,) = self.trusted()
+        second = self.prepare()
+        found = self.renew("bob", "--if-expiring", "30d", "--then", "exit 3")
+        self.assertEqual(found.returncode, 1)
+        self.assertIn(f"the server shows {second[:16]}", found.stdout)
+        self.assertIn("exit 3: status 3; the server's next certificate is known", found.stderr)
+        self.assertIn("it does not let clients renew", found.stderr)
+        self.assertEqual(self.trusted(), [first, second])
+        self.not_renewed("it does not let clients renew", "bob", "--then", "echo told >> told")
+        self.not_renewed("it does not let clients renew", "bob", "--then", "echo told >> told")
+        self.assertEqual((self.folder / "told").read_text(), "told\n")
+
     def test_over_the_change(self) -> None:
         """A new certificate of the server's would shut every client out that has joined; or let one in that trusts anybody."""
         self.mtlsd("init")
