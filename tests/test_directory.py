@@ -23,7 +23,7 @@ from mtlsd.registry.clients import SETTLE
 from mtlsd.registry.directory import FULL_SCAN, HANGS, SHARE, DirectoryRegistry, InThread
 from mtlsd.registry.problem_log import MOST_LINES, REPEAT, ProblemLog
 from mtlsd.registry.problems import Problem, Severity
-from mtlsd.registry.records import Tombstone
+from mtlsd.registry.records import Authorization, Tombstone
 from mtlsd.registry.scan import Scan
 from mtlsd.registry.watch import FolderWatch, Names
 from tests.pki import make_pair, new_key
@@ -229,6 +229,38 @@ class LookTests(DirectoryCase):
         put(self.path, self.alice.pem)
         self.looked()
         self.assertEqual(({"alice"}, []), (self.let_in(), self.heard))
+
+    def test_a_thread_that_begins_late(self) -> None:
+        """On a busy machine a renewal would be answered before it is in force, and the client's first use of it be refused."""
+        held: list[Callable[[], object]] = []
+
+        def in_thread(work: Callable[[], Scan]) -> Deferred[Scan]:
+            done: Deferred[Scan] = defer.Deferred()
+            held.append(lambda: defer.execute(work).chainDeferred(done))
+            return done
+
+        def run() -> None:
+            while held:
+                held.pop(0)()
+
+        self.registry = self.made(in_thread)
+        self.begin()
+        run()
+        new = make_pair("alice", key=new_key())
+        put(self.path.with_name("alice.toml"), f'[renewed]\n{new.fingerprint} = "{self.alice.fingerprint}"\n'.encode())
+        put(self.path, self.alice.pem + new.pem)
+        waiting = self.registry.look()
+        self.clock.advance(SETTLE / 2)
+        run()
+        looks = 0
+        while not waiting.called:
+            # Looks of others, for other clients.
+            self.registry.look(frozenset())
+            self.clock.advance(SETTLE / 20)
+            run()
+            looks += 1
+        self.assertIsInstance(self.registry.standing(new.fingerprint), Authorization)
+        self.assertGreater(looks, 10)
 
     def test_others_settle(self) -> None:
         """Files that keep coming and going would keep whoever waits for the scan waiting for ever."""

@@ -81,7 +81,7 @@ class DirectoryRegistry:
         # What the next scan has to look at: these files of authorized/, or (None) everything.
         self._names: set[str] | None = set()
         self._runs = 0
-        # The first run that began after it was asked, when that began (once it has ended), and who waits for the answer.
+        # The first run that began after it was asked, when its look was made (once it has ended), and who waits for the answer.
         self._asked: list[tuple[int, float | None, Deferred[None]]] = []
         self._deaf = False
         self._call: IDelayedCall | None = None
@@ -199,17 +199,19 @@ class DirectoryRegistry:
     def _scan(self, names: Names = None) -> Scan:
         return scan(self._folder, self._last, server_uid=self._server_uid(), monotonic=self._seconds(), names=names)
 
-    def _take(self, began: float, found: Scan, whole: bool = True) -> None:
+    def _take(self, began: float, found: Scan, whole: bool = True) -> float | None:
+        """Take what a scan has found; return when that was.  Its thread may have waited for its turn since the run *began*."""
         if self._running is not None and not self._started:
-            return
+            return None
         self._last = found
         if whole:
             self._due = began + min(FULL_SCAN, SHARE * (self._seconds() - began))
         if found.again_in is not None:
             # From its beginning: the look at a large folder takes longer than what it saw needs to settle.
-            self._settles = began + found.again_in
+            self._settles = found.at + found.again_in
         self._problems.report(found.problems)
         self._memory.publish(found.snapshot, found.changed)
+        return found.at
 
     def _failed(self, failure: Failure) -> None:
         # What it should have looked at has to be looked at all the same, at the next beat.
@@ -218,8 +220,9 @@ class DirectoryRegistry:
         why = f"could not be read again ({type(failure.value).__name__}: {failure.getErrorMessage()}); what was known before stays in force"
         self._problems.report((*self._known_problems(), Problem(self._shown, printable(why))))
 
-    def _ended(self, result: Failure | None, began: float) -> None:
-        """A scan is over, whichever way."""
+    def _ended(self, result: Failure | float | None, began: float) -> None:
+        """A scan is over, whichever way; *result* is when it was made."""
+        at = result if isinstance(result, float) else began
         self._running = None
         if isinstance(result, Failure):
             self._log.failure("the registry failed to take a scan", result)
@@ -232,10 +235,10 @@ class DirectoryRegistry:
         served = []
         for run, since, waiting in asked:
             if self._runs >= run and since is None:
-                since = began  # noqa: PLW2901 (it is what is kept)
+                since = at  # noqa: PLW2901 (it is what is kept)
             # What was lost by the time of asking is decided by a scan that began a while after the first that saw it: a busy
             # server comes to that late.
-            if since is not None and (not settling or believed(since, began)):
+            if since is not None and (not settling or believed(since, at)):
                 served.append(waiting)
             else:
                 self._asked.append((run, since, waiting))

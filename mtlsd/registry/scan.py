@@ -57,6 +57,8 @@ class Scan:
     too young to tell it from a later state.  The rest is for the next look.
     """
 
+    #: When it was made, in seconds of the monotonic clock: all that it says of what is to settle counts from here.
+    at: float
     outcome: Outcome
     problems: tuple[Problem, ...]
     changed: frozenset[str]
@@ -167,6 +169,7 @@ class _Look:
         troubled = self._troubled(clients)
         self._problems += [stone.problem for stone in stones.values() if stone.problem]
         return Scan(
+            at=self._now,
             outcome=outcome,
             problems=(*self._problems, *chain.from_iterable(troubled.values()), *self._passed_over, *outcome.problems),
             changed=changed,
